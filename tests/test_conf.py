@@ -19,7 +19,7 @@ from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.plan import preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space
-from nemo_elastic.search.finder import fullest
+from nemo_elastic.search.fullest import fullest
 from nemo_elastic.slicing.loads import runs_in
 from tests.shapes import NANO_30B
 
@@ -110,7 +110,7 @@ def test_the_30b_block_can_choose_the_published_counts() -> None:
     widths = {"23b": (2240, 1600), "12b": (1856, 960)}
     for budget in config.budgets[1:]:
         assert [limit.kind.field for limit in budget.limits] == ["params", "active_params"]
-        codes = fullest(space, budget)
+        codes = fullest(space, budget, (0,) * len(space.slots))
         assert codes is not None
         used = space.price(budget).each(codes)
         best = space.decode(codes[used.min(axis=1).argmax()])

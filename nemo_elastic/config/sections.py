@@ -68,7 +68,7 @@ class SearchConfig:
     """Search over untrained losses, for `shapes: halving` and `shapes: search`.
 
     Attributes:
-        candidates: members tried in all.
+        candidates: members measured at most; fewer where no other can win.
         tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
             from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
             data-parallel ranks together, of which each measures at least one.

@@ -6,8 +6,8 @@ Numbers and a loss callable only; nothing here runs a model. Importable without 
 """
 
 from nemo_elastic.search.even import uniform, uniform_family
-from nemo_elastic.search.explorer import Trial
 from nemo_elastic.search.finder import SearchResult, search
+from nemo_elastic.search.measured import Trial
 from nemo_elastic.search.projection import Projection, project, project_family
 from nemo_elastic.search.space import Price, Slot, Space
 from nemo_elastic.search.trained import trained_space

@@ -56,9 +56,7 @@ def best_chains(
             for own in kept
         ])  # fmt: skip
         own = np.where(open_, scores, np.inf)
-        above, uppers = _through(own, inside)
-        below, lowers = (each[::-1] for each in _through(own[::-1], inside.T))
-        chains = above + below - np.where(np.isfinite(own), own, 0.0)
+        chains, uppers, lowers = _chains(own, inside)
         for budget, known in enumerate(kept):
             chains[budget, known] = np.inf
         budget, at = np.unravel_index(chains.argmin(), chains.shape)
@@ -74,7 +72,19 @@ def best_chains(
                 kept[b].append(i)
 
 
-def _through(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def through(scores: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The smallest score of a chain through each candidate of each budget, float64 [budgets, n]; see `best_chains`."""
+    return _chains(scores, inside)[0]
+
+
+def _chains(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`through`, and the candidates before and after each in that chain."""
+    above, uppers = _best_path_to(scores, inside)
+    below, lowers = (each[::-1] for each in _best_path_to(scores[::-1], inside.T))
+    return above + below - np.where(np.isfinite(scores), scores, 0.0), uppers, lowers
+
+
+def _best_path_to(scores: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The smallest sum of scores from the first budget down to each candidate, and the candidate before it."""
     best, before = scores.copy(), np.zeros(scores.shape, dtype=np.int64)
     for b in range(1, len(scores)):

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Projection: a raw choice becomes a member that is nested in the next larger one and meets its budget.
 
-A router's (or anyone's) choices miss their cost by up to 15 % and need not be nested (method §12). `fit` repairs a
-code with the smallest departure: a weighted sum of squared changes of relative width, so that many small steps come
-before one large one. It goes down to the budget, then up as far as there is room, then swaps pairs of steps to close
-the gap. A choice that needs no repair was measured or learned as it is: nothing of it is swapped for the last percent
-of a budget, and larger members go on holding it.
+A router's (or anyone's) choices miss their cost by up to 15 % and need not be nested (method §12). They are repaired
+with the smallest departure: a weighted sum of squared changes of relative width, so that many small changes come
+before one large one. Of members with one width per axis the nearest of the fullest is taken; where layers have their
+own, `fit` goes down to the budget step by step, then up while there is room. A choice that meets its budget nearly was
+measured or learned as it is: it is only added to, and larger members go on holding it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,13 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet, intersect
-from nemo_elastic.search.space import Price, Space
+from nemo_elastic.search.fullest import fullest
+from nemo_elastic.search.space import Code, Price, Space
 
-#: Relative miss that needs no further repair.
-TOLERANCE = 0.002
-#: What a relative miss is worth in departures: a swap that closes 1 % may cost as much as a third off one axis.
-EXCHANGE = 10.0
-#: A choice that lies no further below its budget is settled: what fits beside it is added, and nothing taken away.
-SETTLED = 0.05
-ROUNDS = 1000
-
-#: the smallest and the largest entries that a code may have
-Window = tuple[np.ndarray, np.ndarray]
-#: a code and its cost by limit
-Costed = tuple[np.ndarray, np.ndarray]
+#: Departure that a relative miss is worth: to close 1 % of a budget may cost as much as a third off one axis.
+MISS_PRICE = 10.0
+#: A choice that lies no further below its budget is near it: what fits beside it is added, and nothing taken away.
+NEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -99,17 +92,22 @@ def project(
     Raises:
         ElasticError: nothing meets the budget, or `raw` or `upper` is not in the space.
     """
-    price = space.price(budget)
-    upper = upper or space.full
+    price, upper = space.price(budget), upper or space.full
     nested = raw <= upper
     if budget.is_parent:
         member = space.full
     else:
         price.check()
-        inside = raw if nested else intersect(raw, upper)
-        held = None if lower is None or not lower <= upper or price(lower) > price.target else space.encode(lower)
-        swaps = not (nested and _settled(price, raw))
-        member = space.decode(fit(space, price, space.encode(inside), space.encode(upper), held, swaps=swaps))
+        if nested and _is_near(price, raw):
+            lower = raw
+        elif lower is None or not lower <= upper or price(lower) > price.target:
+            lower = space.smallest
+        inside, outer, inner = (space.encode(m) for m in (intersect(raw, upper), upper, lower))
+        pool = fullest(space, budget, outer) if space.is_even else None
+        fitted = (
+            fit(space, price, inside, outer, inner) if pool is None else _nearest(space, price, inside, inner, pool)
+        )
+        member = space.decode(fitted)
     several = price.limits if len(price.limits) > 1 else ()
     limits = {x.limit.kind.field: {"target": x.target, "raw_cost": x(raw), "cost": x(member)} for x in several}
     return Projection(budget.name, raw, member, price.target, price(raw), price(member), nested, limits)
@@ -130,160 +128,86 @@ def project_family(space: Space, raw: Mapping[str, Subnet], budgets: Sequence[Bu
     for budget, after in zip(budgets, [*budgets[1:], None], strict=True):
         chosen = space.full if budget.is_parent else raw[budget.name]
         lower = None
-        if after is not None and raw[after.name] <= chosen and _settled(space.price(after), raw[after.name]):
+        if after is not None and raw[after.name] <= chosen and _is_near(space.price(after), raw[after.name]):
             lower = raw[after.name]
         out[budget.name] = project(space, chosen, budget, upper, lower)
         upper = out[budget.name].member
     return out
 
 
-def _settled(price: Price, raw: Subnet) -> bool:
+def _is_near(price: Price, raw: Subnet) -> bool:
     """Whether a choice meets its budget as it is."""
-    return -SETTLED <= price.miss(price(raw)) <= 0
+    return -NEAR <= price.miss(price(raw)) <= 0
 
 
-class _Departure:
-    """Sum over axes of (share of the cost that the axis rules) x (mean relative change of its widths)^2.
+def departure(space: Space, price: Price, origin: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Sum over axes of (share of the cost that the axis rules) x (mean relative change of its widths)^2, [n].
 
     So axes share a large repair, and one layer thinned by a quarter is a finer step than all thinned by a tenth. A
     tenth of the same per layer is added, lest one layer take all.
     """
-
-    def __init__(self, space: Space, price: Price, origin: np.ndarray) -> None:
-        shares, self.rows = space.shares, np.arange(len(space.slots))
-        self.table = np.abs(shares - shares[self.rows, origin][:, None])
-        axes = [space.positions(a) for a in space.axes if space.positions(a)]
-        self.means = np.zeros((len(self.rows), len(axes)))
-        for column, slots in enumerate(axes):
-            self.means[list(slots), column] = 1 / len(slots)
-        self.weights = price.weights
-        self.axis_weights = np.array([price.weights[list(slots)].sum() for slots in axes])
-
-    def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """Departures of codes, [n, slots] -> [n]."""
-        moved = self.table[self.rows, codes]
-        return (moved @ self.means) ** 2 @ self.axis_weights + 0.1 * (moved**2 @ self.weights)
+    rows = np.arange(len(space.slots))
+    moved = np.abs(space.shares[rows, codes] - space.shares[rows, origin])
+    total = 0.1 * (moved**2 @ price.weights)
+    for slots in (list(space.positions(axis)) for axis in space.axes if space.positions(axis)):
+        total += price.weights[slots].sum() * moved[:, slots].mean(axis=1) ** 2
+    return total
 
 
-def fit(
-    space: Space,
-    price: Price,
-    code: Sequence[int],
-    upper: Sequence[int],
-    lower: Sequence[int] | None = None,
-    tolerance: float = TOLERANCE,
-    swaps: bool = True,
-) -> tuple[int, ...]:
-    """Repair a code: nested in `upper`, holding `lower`, cost at most the target and near it. Deterministic.
+def _nearest(space: Space, price: Price, code: Code, inner: Code, pool: np.ndarray) -> Code:
+    """The member of a pool that holds `inner`, departs little from a code and leaves little of each limit."""
+    pool = pool[space.nested(inner, pool)]
+    costs = price.each(pool)
+    paid = departure(space, price, np.asarray(code), pool) + MISS_PRICE * (1 - costs / price.target).sum(axis=1)
+    return _code(pool[_best(costs, paid)])
+
+
+def fit(space: Space, price: Price, code: Code, outer: Code, inner: Code) -> Code:
+    """Repair a code step by step: nested in `outer`, holding `inner`, within the budget and near it. Deterministic.
 
     Args:
         space: the space of the codes.
-        price: the budget's price; the smallest code meets it (`Price.check`).
+        price: the budget's price; `inner` meets it.
         code: where to start, and what to stay close to.
-        upper: code that the result is nested in.
-        lower: code that is nested in the result, itself nested in `upper` and within the target; None: the smallest.
-        tolerance: relative miss at which to stop.
-        swaps: also take something away so that something else fits, once nothing fits besides.
-
-    Returns:
-        The repaired code.
+        outer: code that the result is nested in; inner: code that is nested in the result, itself nested in `outer`.
     """
-    top = np.asarray(upper, dtype=np.int64)
-    bottom = space.sizes - 1
-    if lower is not None:
-        bottom = np.where(space.active(lower), np.asarray(lower, dtype=np.int64), bottom)
+    top = np.asarray(outer, dtype=np.int64)
+    bottom = np.where(space.active(inner), np.asarray(inner, dtype=np.int64), space.sizes - 1)
     origin = np.clip(np.asarray(code, dtype=np.int64), top, np.maximum(bottom, top))
-    if not len(origin):
-        return ()
-    window = (top, bottom)
-    departure = _Departure(space, price, origin)
-    now, cost = origin.copy(), price.each(origin)[0]
-    for _ in range(ROUNDS):  # down to the budget
-        if cost.max() <= price.target:
-            break
-        codes = _steps(space, now, window, down=True)
+    now = origin
+    while True:
+        cost = price.each(now)[0]
+        down = bool((cost > price.target).any())
+        codes = _steps(space, now, top, bottom, down)
         costs = price.each(codes)
-        useful = (np.maximum(cost, price.target) - np.maximum(costs, price.target)).sum(axis=1)
-        paid = departure(codes) - departure(now[None])[0]
-        now, cost = _pick(codes, costs, np.where(useful > 0, paid / np.maximum(useful, 1e-9), np.inf))
-    for _ in range(ROUNDS):  # up as far as there is room, else one slot down with one up
-        if (-price.miss(cost) <= tolerance).all():
-            break
-        moved = _grow(space, price, now, window, cost, departure)
-        if moved is None and swaps:
-            moved = _swap(space, price, now, window, cost, departure, tolerance)
-        if moved is None:
-            break
-        now, cost = moved
-    return tuple(int(i) for i in now)
+        if down:
+            gained = (np.maximum(cost, price.target) - np.maximum(costs, price.target)).sum(axis=1)
+        else:
+            gained = (costs - cost).sum(axis=1)
+            fits = (costs <= price.target).all(axis=1) & (gained > 0)
+            if not fits.any():
+                return _code(now)
+            codes, costs, gained = codes[fits], costs[fits], gained[fits]
+        paid = departure(space, price, origin, codes) - departure(space, price, origin, now[None])
+        now = codes[_best(costs, np.where(gained > 0, paid / np.maximum(gained, 1e-9), np.inf))]
 
 
-def _pick(codes: np.ndarray, costs: np.ndarray, ratio: np.ndarray) -> Costed:
-    """The best ratio; where ratios tie to nine digits, the larger member, then the first slot."""
-    scale = np.max(np.abs(ratio[np.isfinite(ratio)]), initial=0) or 1.0
-    at = np.lexsort((np.arange(len(codes)), -costs.sum(axis=1), np.round(ratio / scale, 9)))[0]
-    return codes[at], costs[at]
+def _code(code: np.ndarray) -> Code:
+    return tuple(int(i) for i in code)
 
 
-def _steps(space: Space, now: np.ndarray, window: Window, down: bool) -> np.ndarray:
-    """All codes that differ from `now` in one active slot, towards smaller or larger widths within the window."""
-    slots, choices = space.steps
-    top, bottom = window
-    allowed = (choices >= top[slots]) & (choices <= bottom[slots])
-    allowed &= choices > now[slots] if down else choices < now[slots]
-    allowed &= space.active(now)[slots]
-    slots, choices = slots[allowed], choices[allowed]
-    codes = np.repeat(now[None], len(slots), axis=0)
-    codes[np.arange(len(slots)), slots] = choices
+def _best(costs: np.ndarray, paid: np.ndarray) -> int:
+    """The cheapest; where prices tie to nine digits, the larger member, then the first."""
+    scale = np.max(np.abs(paid[np.isfinite(paid)]), initial=0) or 1.0
+    return int(np.lexsort((-costs.sum(axis=1), np.round(paid / scale, 9)))[0])
+
+
+def _steps(space: Space, now: np.ndarray, top: np.ndarray, bottom: np.ndarray, down: bool) -> np.ndarray:
+    """All codes that differ from `now` in one active slot, towards smaller or larger widths from `top` to `bottom`."""
+    active = np.flatnonzero(space.active(now))
+    ranges = [(s, range(now[s] + 1, bottom[s] + 1) if down else range(top[s], now[s])) for s in active]
+    steps = [(s, i) for s, choices in ranges for i in choices]
+    codes = np.repeat(now[None], len(steps), axis=0)
+    for code, (s, i) in zip(codes, steps, strict=True):
+        code[s] = i
     return codes
-
-
-def _grow(
-    space: Space, price: Price, now: np.ndarray, window: Window, cost: np.ndarray, departure: _Departure
-) -> Costed | None:
-    """The single step up that fits and departs least per unit of cost."""
-    codes = _steps(space, now, window, down=False)
-    if not len(codes):
-        return None
-    costs = price.each(codes)
-    added = (costs - cost).sum(axis=1)
-    fits = (costs <= price.target).all(axis=1) & (added > 0)
-    if not fits.any():
-        return None
-    paid = departure(codes) - departure(now[None])[0]
-    return _pick(codes, costs, np.where(fits, paid / np.maximum(added, 1e-9), np.inf))
-
-
-def _swap(
-    space: Space,
-    price: Price,
-    now: np.ndarray,
-    window: Window,
-    cost: np.ndarray,
-    departure: _Departure,
-    tolerance: float,
-    tried: int = 256,
-) -> Costed | None:
-    """The cheapest pair (one slot down, one up) that closes at least half of the gap that pairs can close."""
-    downs, ups = _steps(space, now, window, down=True), _steps(space, now, window, down=False)
-    if not len(downs) or not len(ups):
-        return None
-    room = price.target - cost
-    # Steps of different layers add up exactly; the others only nearly, so the promising pairs are priced again.
-    sums = (price.each(downs) - cost)[:, None] + (price.each(ups) - cost)[None]  # [downs, ups, limits]
-    near = np.where((sums.sum(-1) > 0) & (sums <= room * 1.2).all(-1), np.abs(room - sums).sum(-1), np.inf)
-    order = np.argsort(near, axis=None, kind="stable")[:tried]
-    order = order[np.isfinite(near.reshape(-1)[order])]
-    if not len(order):
-        return None
-    d, u = np.unravel_index(order, near.shape)
-    codes = np.where(downs[d] != now, downs[d], ups[u])
-    costs = price.each(codes)
-    gain = (costs - cost).sum(axis=1) / price.target
-    paid = departure(codes) - departure(now[None])[0]
-    good = (costs <= price.target).all(axis=1) & (gain > 0) & (paid <= EXCHANGE * gain)
-    if not good.any():
-        return None
-    reach = min(float(gain[good].max()), np.maximum(room / price.target - tolerance, 0.0).sum()) / 2
-    good &= gain >= reach
-    return _pick(codes, costs, np.where(good, paid, np.inf))

@@ -12,6 +12,7 @@ layers and leaves others. The router's expected cost reads the same tables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +48,7 @@ def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tu
     """
     named = [i for i in drop_order if i in parent.recalling]
     safe = len(parent.recalling) - len(named)
-    last = named[len(named) - max(0, number - safe) :] if number > safe else []
+    last = named[max(0, safe + len(named) - number) :] if number > safe else []
     return (*(i for i in drop_order if i not in last), *last)
 
 
@@ -176,43 +177,26 @@ class Space:
         Raises:
             ElasticError: the member is not in this space; the message names the axis, the value and the choices.
         """
-        code = np.zeros(len(self.slots), dtype=np.int64)
-        seen: dict[int, set[int]] = {}
-
-        def choose(axis: str, layer: int | None, width: int) -> None:
+        picked = [(HIDDEN, None, member.hidden), (DEPTH, None, len(member.layers))]
+        picked += [(a, x.index, width) for x in member.layers for a, width in self.parent.choices(x).items()]
+        seen: dict[int | None, int] = {}
+        for axis, layer, width in picked:
             if width not in self.choices[axis]:
                 where = axis if layer is None else f"{axis} of layer {layer}"
                 raise bad(f"member: {where}", width, f"choices are {', '.join(map(str, self.choices[axis]))}")
-            slot = self.slot(axis, layer)
-            if slot is not None:
-                seen.setdefault(slot, set()).add(self.choices[axis].index(width))
-
-        choose(HIDDEN, None, member.hidden)
-        choose(DEPTH, None, len(member.layers))
+            slot, at = self.slot(axis, layer), self.choices[axis].index(width)
+            if slot is not None and seen.setdefault(slot, at) != at:
+                widths = [self.choices[axis][seen[slot]], width]
+                raise bad(f"member: {axis}", widths, "one width for all layers (per_layer is false)")
         expected = np.flatnonzero(self.kept[self.choices[DEPTH].index(len(member.layers))])
         if tuple(expected) != member.kept:
             raise bad("member: layers", list(member.kept), f"this ranking keeps {expected.tolist()} at that depth")
-        for layer in member.layers:
-            for axis, choice in self.parent.choices(layer).items():
-                choose(axis, layer.index, choice)
-        for slot, picked in seen.items():
-            if len(picked) > 1:
-                axis = self.slots[slot].axis
-                widths = [self.choices[axis][i] for i in sorted(picked)]
-                raise bad(f"member: {axis}", widths, "one width for all layers (per_layer is false)")
-            code[slot] = picked.pop()
-        return tuple(int(i) for i in self._fill_dormant(code, set(seen)))
-
-    def _fill_dormant(self, code: np.ndarray, seen: set[int]) -> np.ndarray:
-        for axis in self.axes:
-            if axis in (HIDDEN, DEPTH):
-                continue
-            slots = self.positions(axis)
-            active = sorted(int(code[s]) for s in slots if s in seen)
+        code = [0] * len(self.slots)
+        for slots in self._positions.values():
+            active = sorted(seen[s] for s in slots if s in seen)
             for s in slots:
-                if s not in seen and active:
-                    code[s] = active[len(active) // 2]
-        return code
+                code[s] = seen.get(s, active[len(active) // 2] if active else 0)
+        return tuple(code)
 
     def active(self, code: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which entries of a code matter, bool [slots]: not those that only concern layers that it drops."""
@@ -228,11 +212,34 @@ class Space:
         rows = [[layers is None or bool(kept[list(layers)].any()) for layers in concerns] for kept in self.kept]
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.slots))
 
+    def nested(self, inner: Sequence[int] | np.ndarray, outer: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Whether members of `inner` lie in those of `outer`: codes [..., slots], one against many or pair by pair."""
+        inner = np.asarray(inner, dtype=np.int64)
+        depth = self.slot(DEPTH)
+        active = self.active_at[inner[..., depth] if depth is not None else 0]
+        return ((inner >= np.asarray(outer)) | ~active).all(axis=-1)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether every member has one width per axis."""
+        return len(self.slots) == len(self.even_shape)
+
     @cached_property
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Every (slot, choice) there is, as two integer arrays."""
-        pairs = [(s, i) for s, n in enumerate(self.sizes) for i in range(n)]
-        return np.array([s for s, _ in pairs], dtype=np.int64), np.array([i for _, i in pairs], dtype=np.int64)
+    def even_shape(self) -> tuple[int, ...]:
+        """Choices of each free axis: the grid of the members with one width per axis."""
+        return tuple(len(self.choices[a]) for a in self.axes if self.positions(a))
+
+    def even_codes(self, start: int, stop: int) -> np.ndarray:
+        """Codes of the members from `start` to `stop` of that grid, integers [n, slots]."""
+        rows = np.arange(start, min(stop, math.prod(self.even_shape)))
+        grid = np.stack(np.unravel_index(rows, self.even_shape or (1,)), axis=-1)
+        free = [a for a in self.axes if self.positions(a)]
+        return grid[:, [free.index(s.axis) for s in self.slots]]
+
+    @cached_property
+    def even(self) -> np.ndarray:
+        """All of `even_codes`."""
+        return self.even_codes(0, math.prod(self.even_shape))
 
     def __contains__(self, member: Subnet) -> bool:
         try:
@@ -374,6 +381,11 @@ class Price:
     def codes(self, codes: np.ndarray) -> np.ndarray:
         """Cost of codes, integers [n, slots] -> float64 [n]."""
         return self.each(codes).max(axis=1)
+
+    @cached_property
+    def even_fits(self) -> np.ndarray:
+        """Which of the space's even members meet the budget, bool [n]."""
+        return self.codes(self.space.even) <= self.target
 
     @cached_property
     def weights(self) -> np.ndarray:

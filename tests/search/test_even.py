@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.search import Space, uniform, uniform_family
 from nemo_elastic.search.even import FREE_MISS, MISS_WEIGHT
-from tests.search.common import BUDGETS, NANO, nano_space, small_space, spaces
+from tests.search.common import NANO, nano_space, spaces
 
 some = settings(max_examples=40)
 
@@ -65,11 +65,3 @@ def test_even_family_of_the_12b_is_nested_and_near_its_budgets():
     for budget in NANO.budgets:
         assert 0 <= 1 - budget.cost(space.parent, family[budget.name]) / budget.target(space.parent) < 0.02
     assert all(m.is_uniform for m in family.values())
-
-
-def test_fixed_axes_are_kept_where_the_budget_allows():
-    space, budget = small_space(), BUDGETS[2]
-    result = uniform(space, budget, fixed={"mamba_heads": 16, "mamba_head_dim": 16, "depth": 8})
-    assert set(result.widths("mamba_heads")) == {16} and len(result.layers) == 8
-    tight = Budget("tight", params=space.price(budget)(space.smallest) + 1)
-    assert uniform(space, tight, fixed={"depth": 12}) == space.smallest

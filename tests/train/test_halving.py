@@ -28,7 +28,7 @@ from tests.train.torch_host import TorchHost
 from tests.train.trained import Trained, random_rows
 
 BLOCK: dict[str, Any] = {
-    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.8}, {"name": "small", "ratio": 0.6}],
+    "budgets": [{"name": "full"}, {"name": "large", "ratio": 0.6}, {"name": "small", "ratio": 0.45}],
     "axes": {
         "hidden": [16, 15, 14, 13, 12, 11, 10],
         "ffn": {"choices": [16, 12, 8, 4], "per_layer": True},
@@ -36,7 +36,7 @@ BLOCK: dict[str, Any] = {
         "depth": [5, 4, 3],
     },
     "importance": {"samples": 8, "depth_samples": 2},
-    "search": {"candidates": 32, "tokens": 64},
+    "search": {"candidates": 64, "tokens": 64},
     "halving": {"cuts": [0.4, 0.6], "tokens": 64},
 }
 STEPS = 10

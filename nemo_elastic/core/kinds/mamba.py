@@ -84,7 +84,6 @@ PLAIN = Kind(
     cache=cache,
     always=True,
     along=MAMBA_HEADS,
-    spared=True,
     defaults=dict.fromkeys((MAMBA_HEADS, MAMBA_HEAD_DIM, GROUPS, "state"), 1) | {"conv_kernel": 4},
 )  # fmt: skip
 

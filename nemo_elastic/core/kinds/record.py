@@ -165,7 +165,6 @@ class Kind:
         along: axis of heads, which ranks that share a sequence out share inside of a layer that looks along it; None
             where a layer looks at one position at a time.
         halved: several such ranks may share the heads of one block, each with a copy of what those have in common.
-        spared: the search also tries cuts that leave it whole.
         defaults: size -> its value where nothing says it.
         reals: sizes among `rigid` that need not be whole.
         lacking: size that a parent need not have -> the record of parents without it; its axes and rows are among
@@ -197,7 +196,6 @@ class Kind:
     recalls: bool = False
     along: str | None = None
     halved: bool = False
-    spared: bool = False
     defaults: Mapping[str, int] = field(default_factory=dict)
     reals: tuple[str, ...] = ()
     lacking: Mapping[str, Kind] = field(default_factory=dict)
