@@ -39,7 +39,8 @@ def test_members_are_distilled_on_the_answers_of_packed_conversations(out: Path)
         held_out = [line["kl"] for line in lines if line["kind"] == "heldout"]
         assert len(held_out) == 2 and held_out[-1]["half"] < held_out[0]["half"]
         counted = data.tally["counted"] / data.tally["tokens"]
-        assert counted < 0.75 and all(0.8 * counted < share < 1.05 * counted for share in shares), shares
+        # the last of the packs, in any step, may be nearly empty
+        assert counted < 0.75 and 0.8 * counted < shares[-1] and max(shares) < 1.05 * counted, shares
 
 
 def test_questions_are_those_that_nobody_trained_on(out: Path) -> None:
