@@ -54,6 +54,7 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
         made = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=64, micro_batch_size=2,
                            global_batch_size=4, warmup_steps=2, label=out, eval_every=0, eval_sequences=4)  # fmt: skip
         made.model.config.vocab_size = 512
+        made.optim.config.adam_eps = 1e-4  # else the signs of gradients that are rounding alone move weights
         return made
 
     loss, sequences, last, compare = FamilyTraining.loss, NemoHost.sequences, NemoHost.last_batches, NemoHost.compare
