@@ -136,6 +136,8 @@ def slurm_executor(nodes: int, devices: int, *, args: argparse.Namespace) -> run
     """
     import nemo_run as run
 
+    from nemo_elastic.hosts.common.experiment import allocator
+
     if args.host:
         tunnel = run.SSHTunnel(host=args.host, user=args.user, job_dir=args.job_dir, identity=args.identity)
     else:
@@ -155,7 +157,7 @@ def slurm_executor(nodes: int, devices: int, *, args: argparse.Namespace) -> run
         container_mounts=[m if ":" in m else f"{m}:{m}" for m in args.mount],
         # the container has the package; nothing of this checkout is needed there
         packager=run.Packager(),
-        env_vars=VARIABLES | ({"TRANSFORMERS_OFFLINE": "1"} if offline(args) else {}),
+        env_vars=VARIABLES | allocator() | ({"TRANSFORMERS_OFFLINE": "1"} if offline(args) else {}),
     )
 
 

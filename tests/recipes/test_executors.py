@@ -113,6 +113,7 @@ def test_every_job_asks_for_the_machines_that_its_layout_takes(slurm: Dry) -> No
 def test_jobs_run_in_the_container_with_its_mounts_in_lines_that_no_screen_breaks(slurm: Dry) -> None:
     for file in slurm.files.values():
         assert f"--container-image {IMAGE}" in file
+        assert "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True" in file
         mounts = re.search(r"^srun .*--container-mounts (\S+)", file, re.MULTILINE)
         assert mounts is not None
         assert {"/checkpoints:/checkpoints", "/lustre/data:/data"} <= set(mounts[1].split(","))

@@ -161,6 +161,12 @@ def job(task: Callable[[], Any]) -> Any:
         return task()
 
 
+def allocator() -> dict[str, str]:
+    """How CUDA memory is allocated in jobs: members of other widths alternate, and would leave gaps in segments."""
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    return {name: os.environ.get(name, "expandable_segments:True")}
+
+
 def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
     """torchrun on this machine; one process for a job without GPUs.
 
@@ -171,7 +177,7 @@ def local_executor(nodes: int, devices: int) -> run.LocalExecutor:
         raise bad("num_nodes", nodes, "1 on this machine; run.py --slurm has more")
     # torchrun lies beside python, also where the environment is not active
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"} | allocator()
     return run.LocalExecutor(
         ntasks_per_node=max(1, devices),
         launcher="torchrun",

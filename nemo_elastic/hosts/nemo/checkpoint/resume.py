@@ -112,7 +112,8 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
             self._last_global_step_saved = trainer.global_step
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
-        if self._last_global_step_saved == trainer.global_step > 0 and NEMO.is_whole(ckpt_to_dir(filepath)):
+        saved, checkpoint = self._last_global_step_saved == trainer.global_step > 0, ckpt_to_dir(filepath)
+        if saved and on_first(lambda: NEMO.is_whole(checkpoint)):  # all ranks save, or none
             return
         before = self._last_global_step_saved
         try:

@@ -82,6 +82,11 @@ class ElasticContext(run.cli.RunContext):
             traceback.print_exc()  # NeMo-Run prints the message alone
             raise
 
+    def parse_args(self, args: list[str], lazy: bool = False) -> Any:
+        """NeMo-Run's own arguments, those that begin with `run.`; what it raises of a wrong one is one line."""
+        with _one_line(" ".join(f"run.{arg}" for arg in args)):
+            return super().parse_args(args, lazy)
+
     def read(self, args: Sequence[str]) -> tuple[run.Partial, RunFile]:
         """The stock recipe that --factory, --yaml and the overrides describe, and the elastic settings beside it."""
         file = RunFile.load(self.yaml).override(args)
