@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from hypothesis import strategies as st
 
-from nemo_elastic.core.family import Layer, Parent, Subnet
+from nemo_elastic.core.family import NORMS, Layer, Parent, Subnet
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, all_axes, layer_axes
 
 
@@ -26,6 +26,7 @@ def parents(
     max_stripes: int = 3,
     kinds: str = "M-*E",
     optional: bool = False,
+    norms: bool = False,
 ) -> Parent:
     """A small parent.
 
@@ -37,6 +38,7 @@ def parents(
         max_stripes: largest number of blocks of the FFN axis.
         kinds: symbols that the default pattern has; megatron-core of NeMo has no experts in a hybrid.
         optional: key-value heads may be an axis, as they are where a block lists them.
+        norms: norms of members may be over the parent's width, as they are in a rotated family.
     """
     upto = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     stripes, groups, kv_heads = upto(1, max_stripes), upto(1, 3), upto(1, 3)
@@ -59,6 +61,7 @@ def parents(
         kv_heads=kv_heads,
         attention_head_dim=upto(1, 4),
         tied=draw(st.booleans()) if tied is None else tied,
+        norm=draw(st.sampled_from(NORMS)) if norms else NORMS[0],
         norm_eps=draw(st.sampled_from([1e-5, 1e-2])),  # a large one shows where an epsilon is scaled wrongly
         ffn_stripes=stripes,
         **own,
@@ -144,7 +147,8 @@ def parents_and_subnets(
     max_layers: int = 5,
     kinds: str = "M-*E",
     optional: bool = False,
+    norms: bool = False,
 ) -> tuple[Parent, Subnet]:
     """A parent and one member of it; see `parents` and `subnets`."""
-    parent = draw(parents(pattern=pattern, max_layers=max_layers, kinds=kinds, optional=optional))
+    parent = draw(parents(pattern=pattern, max_layers=max_layers, kinds=kinds, optional=optional, norms=norms))
     return parent, draw(subnets(parent, axes=axes, per_layer=per_layer))

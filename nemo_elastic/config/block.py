@@ -23,7 +23,7 @@ from nemo_elastic.config.sections import (
     SearchConfig,
 )
 from nemo_elastic.core.budget import AxisConfig, Budget, check_names
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import PARENT_WIDTH, Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.manifest import FILE
 from nemo_elastic.core.precision import check_blocks
@@ -205,7 +205,7 @@ class ElasticConfig:
         return 0 if self.router is None else self.router.freeze_step(steps)
 
     def parent_shape(self, parent: Parent, sorts: bool = True) -> Parent:
-        """`parent` with the stripes of this block; where it gives none, those of `default_stripes`.
+        """`parent` with the stripes and norms of this block; where it gives no stripes, those of `default_stripes`.
 
         A whole axis has stripes too: they say which parallel sizes share it equally. A size that families cut only
         where their block lists it becomes an axis of the parent.
@@ -220,7 +220,8 @@ class ElasticConfig:
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
                 stripes[size] = own.stripes or (default_stripes(axis, own.choices) if sorts else 1)
-        return replace(parent, **stripes)
+        norm = PARENT_WIDTH if self.importance.hidden == "basis" else parent.norm
+        return replace(parent, norm=norm, **stripes)
 
     def _opened(self, parent: Parent) -> Parent:
         """`parent` with all axes of this block."""

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -36,6 +37,8 @@ __all__ = [
 ]  # fmt: skip
 
 VOCAB = "vocab"
+#: whose width the residual stream's norms of a member are over
+NORMS = OWN_WIDTH, PARENT_WIDTH = "member", "parent"
 #: more than any model has: layers, a size, and tensors in all; a line of a damaged file must not fill the memory
 MAX_LAYERS, MAX_SIZE, MAX_TENSORS = 10_000, 2**24, 2**19
 
@@ -73,12 +76,15 @@ class Parent:
             and stripes: blocks of an axis, so that any tensor-parallel size that divides them has equal shares.
         tied: the head shares the embedding.
         norm_eps: epsilon of its norms.
+        norm: the width over which the residual stream's norms of a member average: the "member"'s, or the "parent"'s
+            where the stream was rotated. A cut then has the weights of these norms times `norm_factor`.
     """
 
     pattern: str
     sizes: Mapping[str, Any]
     tied: bool
     norm_eps: float
+    norm: str
 
     def __init__(
         self,
@@ -89,12 +95,13 @@ class Parent:
         sizes: Mapping[str, Any] | None = None,
         tied: bool = False,
         norm_eps: float = 1e-5,
+        norm: str = OWN_WIDTH,
         **named: Any,
     ) -> None:
         """Check a shape.
 
         Args:
-            pattern, tied, norm_eps: see the class.
+            pattern, tied, norm_eps, norm: see the class.
             hidden, vocab, own, named: sizes.
             sizes: others that hold where neither gives one; sizes that neither gives have their defaults.
 
@@ -106,7 +113,8 @@ class Parent:
             raise TypeError(f"sizes in order are {', '.join(names)}; others have names")
         first = ((name, value) for name, value in zip(names, (hidden, vocab, *own), strict=False) if value is not None)
         given = {name: plain(value) for name, value in (dict(sizes or {}) | named | dict(first)).items()}
-        for name, value in (("pattern", pattern), ("tied", tied), ("norm_eps", norm_eps), ("sizes", given)):
+        fields = {"pattern": pattern, "tied": tied, "norm_eps": norm_eps, "norm": norm, "sizes": given}
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
         self._check()
 
@@ -122,6 +130,8 @@ class Parent:
             raise bad("parent.tied", self.tied, "true or false")
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
             raise bad("parent.norm_eps", self.norm_eps, "a number between 0 and 1")
+        if self.norm not in NORMS:
+            raise bad("parent.norm", self.norm, f"one of {', '.join(NORMS)}")
         self._check_tensors()
         for axis in self.axes:
             if axis != DEPTH:
@@ -160,7 +170,7 @@ class Parent:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.pattern, self.sizes, self.tied, self.norm_eps))
+        return hash((self.pattern, self.sizes, self.tied, self.norm_eps, self.norm))
 
     def __hash__(self) -> int:
         return self._hash
@@ -265,8 +275,9 @@ class Parent:
         return Subnet(widths[HIDDEN] if HIDDEN in widths else self.sizes[HIDDEN], layers).validate(self)
 
     def to_json(self) -> dict[str, Any]:
-        own = {"pattern": self.pattern, "tied": self.tied, "norm_eps": self.norm_eps} | dict(self.sizes)
-        return {name: own[name] for name in _field_names(self.pattern, self.sizes)}
+        own = {name: getattr(self, name) for name in ("pattern", "tied", "norm_eps", "norm")} | dict(self.sizes)
+        names = _field_names(self.pattern, self.sizes)
+        return {name: own[name] for name in names if name != "norm" or self.norm != OWN_WIDTH}
 
     @classmethod
     def from_json(cls, data: Any, field: str = "parent") -> Parent:
@@ -279,12 +290,19 @@ class Parent:
                 raise ElasticError(f"{field}.{name}: missing")
         return cls(**known)
 
-    def striped_as(self, other: Parent) -> Parent:
-        """The same shape with the stripes of another parent: a layout of the same channels."""
+    def norm_factor(self, source: int, target: int) -> float:
+        """What a cut from one residual width to another multiplies the weights of the stream's norms by.
+
+        The first d of D channels give ``x / sqrt(sum(x**2) / D + eps * d / D)``, an RMSNorm over d times sqrt(D / d).
+        """
+        return math.sqrt(source / target) if self.norm == PARENT_WIDTH else 1.0
+
+    def laid_out_as(self, other: Parent) -> Parent:
+        """The same shape with another parent's stripes, a layout of the same channels, and norms of members."""
         stripes = striped_axes()
         own = {name: size for name, size in self.sizes.items() if name not in stripes.values()}
         theirs = {size: other.sizes[size] for axis, size in stripes.items() if axis in own and size in other.sizes}
-        return replace(self, sizes=own | theirs)
+        return replace(self, sizes=own | theirs, norm=other.norm)
 
 
 def cuts_heads(parent: Parent, member: Subnet) -> bool:
@@ -325,7 +343,7 @@ def _base_sizes() -> tuple[str, ...]:
 def _field_names(pattern: str, sizes: Container[str]) -> list[str]:
     """Fields of a parent in files."""
     names, base = size_names(pattern, sizes), _base_sizes()
-    return ["pattern", *base, "tied", "norm_eps", *(name for name in names if name not in base)]
+    return ["pattern", *base, "tied", "norm_eps", "norm", *(name for name in names if name not in base)]
 
 
 def _listed(letters: str) -> str:

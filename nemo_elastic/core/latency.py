@@ -187,7 +187,7 @@ class LatencyTable(dict[str, Any]):
         for name in own | given:
             theirs, ours = own.get(name), given.get(name)
             layout = name in stripes and None not in (theirs, ours)  # of the same channels; without, it is no axis
-            if theirs != ours and not layout:
+            if theirs != ours and not layout and name != "norm":
                 raise bad("latency.table", f"a table of a parent with {name} {theirs}", f"this parent has {ours}")
         self._checked = parent
 

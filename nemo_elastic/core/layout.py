@@ -44,6 +44,11 @@ def by_name(name: str) -> Row:
     return next(row for row in table() if row.name == name)
 
 
+def is_stream_norm(row: Row) -> bool:
+    """Whether a row is the weight of a norm over the residual stream."""
+    return row.dims == ((_HIDDEN,),)
+
+
 def is_exact(name: str) -> bool:
     """Whether no cast may round a tensor of that Hugging Face name (`Row.exact`), also in layers beside the model."""
     return name.endswith(tuple(row.hf.removeprefix(HF_LAYER) for row in table() if row.exact))

@@ -240,6 +240,18 @@ class Tensor:
 
         return Tensor.made(dtype, self.shape, rows, self)
 
+    def scale(self, factor: float) -> Tensor:
+        """The values times a factor, in float32 at least; itself where the factor is 1."""
+        if factor == 1:
+            return self
+        dtype, real = ("F64", "<f8") if self.dtype == "F64" else ("F32", "<f4")
+
+        def rows(first: int, last: int) -> np.ndarray:
+            exact = values(self.dtype, self.rows(first, last)).astype(np.float64) * factor
+            return exact.astype(real).view(word(dtype))
+
+        return Tensor.made(dtype, self.shape, rows, self)
+
     def numpy(self) -> np.ndarray:
         """The values in a dtype that numpy computes with: bfloat16 and float8 become float32."""
         return values(self.dtype, self.words)

@@ -22,7 +22,8 @@ from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import megatron_selection
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe
+from nemo_elastic.nn.functional import work_dtype
+from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe, norm_factor
 
 from .rounding import Rounding
 
@@ -67,10 +68,16 @@ class Run:
 
     def norm_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """A norm's weight at the width of the run, gated."""
-        if self.hidden_gate is not None:
-            return weight * self.hidden_gate.to(weight.dtype)
+        if self.parent is None:
+            return weight
+        if self.hidden_gate is not None and self.hidden_count is not None:
+            dtype = work_dtype(weight)
+            factor = norm_factor(self.parent, self.hidden_count.to(dtype))
+            return weight.to(dtype) * self.hidden_gate.to(dtype) * factor
         if self.subnet is not None and self.subnet.hidden < weight.shape[0]:
-            return weight[: self.subnet.hidden]
+            factor = self.parent.norm_factor(weight.shape[0], self.subnet.hidden)
+            weight = weight[: self.subnet.hidden]
+            return weight if factor == 1 else weight.to(work_dtype(weight)) * factor
         return weight
 
     def kept(self, index: int) -> bool:

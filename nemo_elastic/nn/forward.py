@@ -3,10 +3,10 @@
 """The forward of Nemotron-H, as functions of weights: sliced, gated at full size, or one token at a time.
 
 Where gates apply (method §5): the hidden gate on the token embedding, on every norm's weight and on the rows of every
-output projection, while norms average over its sum; a width's gate on the columns of the output projection; a Mamba
-channel's gate also on the z and x rows of the input projection and on y before the gated norm, which averages over the
-sum of the gates of each group. B, C, dt, A, D and dt_bias have none. All of it is done on activations: gating the
-rows of a weight is gating what it puts out, gating its columns is gating what goes in.
+output projection, while norms divide as a cut's do (`Parent.norm`); a width's gate on the columns of the output
+projection; a Mamba channel's gate also on the z and x rows of the input projection and on y before the gated norm,
+which averages over the sum of the gates of each group. B, C, dt, A, D and dt_bias have none. All of it is done on
+activations: gating the rows of a weight is gating what it puts out, gating its columns is gating what goes in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention, rms_norm, work_dtype
-from nemo_elastic.nn.gates import Gates, LayerGates, Probe
+from nemo_elastic.nn.gates import Gates, LayerGates, Probe, norm_factor
 from nemo_elastic.nn.mixer import MixerWeights, gate_projection, mix
 from nemo_elastic.nn.weights import LayerWeights, Weights
 
@@ -145,7 +145,9 @@ class Layers:
         return F.linear(x_bld, self.weights.head)
 
     def _norm(self, x_bld: torch.Tensor, weight: torch.Tensor, index: int, probe: Probe | None) -> torch.Tensor:
-        weight = weight if self._gate is None else weight * self._gate
+        if self._gate is not None and self._count is not None:
+            dtype = work_dtype(weight)
+            weight = weight.to(dtype) * self._gate.to(dtype) * norm_factor(self.weights.parent, self._count)
         y_bld = rms_norm(x_bld, weight, self.weights.parent.norm_eps, self._count)
         if probe is not None:
             probe("hidden", index, y_bld)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nemo_elastic.core.family import Parent, Subnet, regroups
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet, regroups
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import bad
@@ -96,6 +96,11 @@ class Gates:
             keep = torch.tensor(float(kept is not None), dtype=dtype, device=device)
             layers.append(LayerGates(keep, {axis: mask(axis, k) for axis, k in choices.items()}))
         return cls(mask(HIDDEN, subnet.hidden), tuple(layers))
+
+
+def norm_factor(parent: Parent, count: torch.Tensor) -> torch.Tensor | float:
+    """`Parent.norm_factor` from the whole width to the sum of its gates."""
+    return (parent.hidden / count).sqrt() if parent.norm == PARENT_WIDTH else 1.0
 
 
 #: How a model runs a micro-batch: whole, as a slice, or gated.

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.layout import keys, named, original, rows, selection, tensors
+from nemo_elastic.core.layout import is_stream_norm, keys, named, original, rows, selection, tensors
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.nn.functional import cast_dtype
+from nemo_elastic.nn.functional import cast_dtype, work_dtype
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,13 @@ def _take(
     kept = [(dim, selection(parent, row, dim, held, member, index)) for dim in range(t.dim())]
     for dim, part in sorted(kept, key=lambda x: not x[1].is_prefix):  # views first: what is then copied is narrower
         t = part.take(t, dim)
-    return t
+    return scaled(parent, held, member, row, t)
+
+
+def scaled(parent: Parent, held: Subnet, member: Subnet, row: Row, t: torch.Tensor) -> torch.Tensor:
+    """A tensor that was cut: weights of the stream's norms times `Parent.norm_factor`, at least in float32."""
+    factor = parent.norm_factor(held.hidden, member.hidden) if is_stream_norm(row) else 1.0
+    return t if factor == 1 else t.to(work_dtype(t)) * factor
 
 
 def cut_state(

@@ -181,7 +181,7 @@ class Ranking:
 
         Stripes may differ, for they are a layout of the same channels.
         """
-        name = first_difference(self.parent.striped_as(parent), parent)
+        name = first_difference(self.parent.laid_out_as(parent), parent)
         if name is not None:
             ours, theirs = (shape.to_json().get(name) for shape in (self.parent, parent))
             raise ElasticError(
@@ -189,6 +189,13 @@ class Ranking:
                 "rank this parent"
             )
         return self
+
+    def check_block(self, config: ElasticConfig, parent: Parent) -> Ranking:
+        """Return self if it is as a block asks that names it for this parent, else raise `ElasticError`."""
+        own, asked = self.options.hidden, config.importance.hidden
+        if own != asked:
+            raise bad("elastic.importance.hidden", asked, f"{own}, as {config.ranking} has it, or another ranking")
+        return self.check_depth(config.resolve_axes(parent)[DEPTH].choices[-1], str(config.ranking))
 
     def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:
         """Return self if the layers that a depth of `smallest` drops were measured one by one, or by cosine.

@@ -29,7 +29,7 @@ from nemo_elastic.core.layout import by_name, keys, named, original, originals, 
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.nn.functional import cast_dtype, count_not_finite
-from nemo_elastic.nn.weights import LayerWeights, Places, Weights
+from nemo_elastic.nn.weights import LayerWeights, Places, Weights, scaled
 
 #: in which a model computes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -159,6 +159,7 @@ class Storage:
                 at = self._find(part, chain, {} if made is None else made, t.device)
                 t = t.narrow(dim, 0, part.kept_size if at is None else int(at.max()) + 1)
             places.append(at)
+        t = scaled(self.parent, self.held, member, row, t)
         return t, Places(*places) if any(at is not None for at in places) else None
 
     def _find(self, part: Selection, chain: Chain | None, made: Made, device: torch.device) -> torch.Tensor | None:

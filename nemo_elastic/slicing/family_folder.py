@@ -121,7 +121,7 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
         raise bad("elastic.shapes", str(path), 'a JSON file {"members": {name: subnet}}')
     if "parent" in data:
         with inside(path):
-            theirs = Parent.from_json(data["parent"])
+            theirs = replace(Parent.from_json(data["parent"]), norm=parent.norm)
         if (name := first_difference(theirs, parent)) is not None:
             value = theirs.to_json().get(name)
             raise bad(f"{path}: parent.{name}", value, f"the parent of this block has {parent.to_json().get(name)}")

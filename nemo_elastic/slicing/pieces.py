@@ -16,7 +16,7 @@ from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 
-__all__ = ["cut_behind", "cut_weights", "is_torn", "kept_parts"]
+__all__ = ["cut_behind", "cut_weights", "is_torn", "kept_parts", "norm_factors"]
 
 #: weight of a member -> the source's name of it, and what stays of each dimension
 Parts = dict[str, tuple[str, tuple[Selection, ...]]]
@@ -66,14 +66,24 @@ def cut_weights(source: Source, target: Subnet, requantize: bool = False) -> Wei
         target: A member nested in `source.held`.
         requantize: Compute codes and scales again where a block with one scale stays in part; needs torch.
     """
-    out = _cut(source, source.weights, kept_parts(source, target), requantize)
+    out = _cut(source, source.weights, kept_parts(source, target), requantize, norm_factors(source, target))
     cache = cache_of_member(source.tensors, source.held, target)
     return replace(out, tensors={**out.tensors, **{own: source.tensors[name] for own, name in cache.items()}})
 
 
 def cut_behind(source: Source, target: Subnet, requantize: bool = False) -> Weights:
     """The same of layers that predict more than one token, as far as the member has them."""
-    return _cut(source, source.behind, _parts_behind(source, target), requantize)
+    return _cut(source, source.behind, _parts_behind(source, target), requantize, norm_factors(source, target))
+
+
+def norm_factors(source: Source, target: Subnet) -> dict[str, float]:
+    """What weights of a member's norms over the residual stream are multiplied by, where that is not 1."""
+    factor = source.parent.norm_factor(source.held.hidden, target.hidden)
+    if factor == 1:
+        return {}
+    tensors = layout.tensors(source.parent, target)
+    tensors += [] if source.predicts is None else source.predicts.tensors(source.parent, target)
+    return {t.hf: factor for t in tensors if layout.is_stream_norm(t.row)}
 
 
 def is_torn(source: Source, target: Subnet) -> bool:
@@ -85,13 +95,13 @@ def is_torn(source: Source, target: Subnet) -> bool:
     return False
 
 
-def _cut(source: Source, weights: Weights, parts: Parts, requantize: bool) -> Weights:
+def _cut(source: Source, weights: Weights, parts: Parts, requantize: bool, factors: Mapping[str, float]) -> Weights:
     tensors: dict[str, Tensor] = {}
     low: dict[str, Stored] = {}
     weights = replace(weights, changed={})  # of this cut alone
     for own, (name, kept) in parts.items():
         if name not in weights.quantized:
-            tensors[own] = weights.tensors[name].take(kept)
+            tensors[own] = weights.tensors[name].take(kept).scale(factors.get(own, 1))
             continue
         low[own] = weights.quantized[name]
         try:

@@ -27,7 +27,7 @@ from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .pieces import cut_behind, cut_weights, is_torn, kept_parts
+from .pieces import cut_behind, cut_weights, is_torn, kept_parts, norm_factors
 from .published import converts, member_of, same_cut
 
 if TYPE_CHECKING:
@@ -142,13 +142,27 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
 
 
 def cut_check(source: Source, family: Source) -> Check:
-    """Compare a member with the family that it should be cut from, word for word."""
+    """Compare a member with the family that it should be cut from, word for word.
+
+    Weights of norms that cuts multiply are equal to rounding: a cut of a cut rounds twice.
+    """
     cut, present = cut_weights(family, source.held, requantize=True).tensors, source.tensors
     if source.prediction:  # a cut may be without them
         cut = {**cut, **cut_behind(family, source.held, requantize=True).tensors}
         present = source.stored
     head = {"lm_head.weight"} if source.parent.tied else set()
-    wrong = [name for name, tensor in cut.items() if name not in present or not same_cut(name, present[name], tensor)]
+    factors = norm_factors(family, source.held)
+
+    def same(name: str) -> bool:
+        if name not in present:
+            return False
+        if factors.get(name, 1) == 1:
+            return same_cut(name, present[name], cut[name])
+        return np.allclose(
+            present[name].numpy(), cut[name].numpy(), rtol=1e-6 if present[name].dtype == "F32" else 1e-2
+        )
+
+    wrong = [name for name in cut if not same(name)]
     wrong += sorted(present.keys() - cut.keys() - head)
     figure = "every tensor is equal, byte for byte"
     if wrong:
@@ -285,9 +299,9 @@ def _as_member(source: Source, other: Source) -> Source:
     """The source as a member of its parent; a folder that knows of no family as what its config describes."""
     parent = other.parent
     plain = source.family is None and source.origin == Origin() and other.held == parent.full
-    if plain and source.parent.striped_as(parent) != parent:
+    if plain and source.parent.laid_out_as(parent) != parent:
         return replace(source, parent=parent, held=member_of(other, source))
-    if parent.striped_as(source.parent) != source.parent or other.held != parent.full:
+    if parent.laid_out_as(source.parent) != source.parent or other.held != parent.full:
         raise ElasticError(f"{other.folder}: has another shape than the parent of {source.folder}")
     return source
 

@@ -15,7 +15,6 @@ import torch
 from nemo_elastic.config.block import EVEN, HALVING, ROUTER, SEARCH
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.errors import bad
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.io.write import atomic_write
@@ -97,8 +96,7 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
     """
     config, parent = family.config, family.parent
     if config.ranking is not None:
-        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
-        return Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+        return Ranking.load(config.ranking, parent).check_block(config, parent)
     if host.first:
         check_output(out / "ranking", True, kind=RANKING)  # it takes long
     ranking = Ranking.trivial(parent) if config.is_sorted else _measured(family, host)

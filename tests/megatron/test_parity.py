@@ -29,7 +29,7 @@ pytestmark = pytest.mark.nemo
 PARENTS = (
     Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4),
     Parent("M*-", 10, 16, 6, 9, 5, 3, 4, 4, 3, 1, 8, ffn_stripes=3),
-    Parent("MM-*", 16, 24, 16, 6, 4, 2, 8, 4, 4, 4, 4, ffn_stripes=1),
+    Parent("MM-*", 16, 24, 16, 6, 4, 2, 8, 4, 4, 4, 4, ffn_stripes=1, norm="parent"),
     Parent("*-M*", 20, 24, 16, 6, 4, 2, 8, 4, 8, 4, 4, ffn_stripes=2, kv_heads_stripes=2),
 )
 

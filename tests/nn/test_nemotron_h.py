@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import OWN_WIDTH, Parent, Subnet
 from nemo_elastic.core.kinds.registry import all_axes
 from nemo_elastic.core.layout import originals, selection, tensors
 from nemo_elastic.errors import ElasticError
@@ -61,7 +61,7 @@ def kept_mask(parent: Parent, member: Subnet, t) -> torch.Tensor:
 @some
 @given(data=st.data())
 def test_masked_equals_sliced_in_logits_and_every_gradient(axes, data):
-    parent, member = data.draw(parents_and_subnets(axes=axes))
+    parent, member = data.draw(parents_and_subnets(axes=axes, norms=True))
     model = NemotronH.random(parent, seed=2, dtype=torch.float64)
     tokens = tokens_of(parent)
     sliced, slice_grads = run(model, tokens, member)
@@ -80,7 +80,7 @@ def test_masked_equals_sliced_in_logits_and_every_gradient(axes, data):
 @given(data=st.data())
 def test_soft_gates_are_the_formula_of_the_method(data):
     """Gates on weights, written as the method writes them, give what gates on activations give."""
-    parent = data.draw(parents(max_layers=3, kinds="M-*"))  # of experts: test_moe.py
+    parent = data.draw(parents(max_layers=3, kinds="M-*", norms=True))  # of experts: test_moe.py
     model = NemotronH.random(parent, dtype=torch.float64)
     random = torch.Generator().manual_seed(4)
 
@@ -93,10 +93,11 @@ def test_soft_gates_are_the_formula_of_the_method(data):
         layers.append(LayerGates(gate()[()], {axis: gate(parent.size(axis)) for axis in parent.kind(kind).widths}))
     gates = Gates(hidden, tuple(layers))
     # Every norm averages over the sum of its gates instead of its size: with weights grown by sqrt(sum / size) and an
-    # epsilon shrunk by it, a stock norm does the same. Epsilon aside (taken as tiny), the rest is gated weights.
+    # epsilon shrunk by it, a stock norm does the same. Epsilon aside (taken as tiny), the rest is gated weights. Those
+    # of the stream are stock norms where they are over the parent's width.
     tiny = replace(parent, norm_eps=1e-30)
     state = {name: p.detach().clone() for name, p in model.named_parameters()}
-    grow = (hidden.sum() / parent.hidden).sqrt()
+    grow = (hidden.sum() / parent.hidden).sqrt() if parent.norm == OWN_WIDTH else 1.0
     state["backbone.embeddings.weight"] *= hidden
     state["backbone.norm_f.weight"] *= hidden * grow
     if parent.tied:

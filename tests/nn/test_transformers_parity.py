@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.formats.folders import open_source
@@ -74,6 +74,7 @@ CASES: dict[str, tuple[Parent, Subnet]] = {
     "tied": (replace(PARENT, tied=True), PARENT.full),
     "odd_kernel": (replace(LARGER, conv_kernel=3, norm_eps=1e-3), LARGER.full),
     "hidden": (LARGER, LARGER.uniform(hidden=31)),
+    "norm": (replace(LARGER, norm=PARENT_WIDTH, norm_eps=1e-2), LARGER.uniform(hidden=31, mamba_heads=8)),
     "ffn": (LARGER, LARGER.uniform(ffn=28)),
     "mamba_heads": (LARGER, LARGER.uniform(mamba_heads=8)),
     "mamba_head_dim": (LARGER, LARGER.uniform(mamba_head_dim=5)),

@@ -32,7 +32,7 @@ def tokens_of(parent: Parent, batch: int = 2, length: int = 7) -> torch.Tensor:
 @given(data=st.data())
 def test_a_held_member_runs_its_own_members(data):
     """Parent → middle → small: cut in one step, in two, or from a model that holds the middle one alone."""
-    parent = data.draw(parents())
+    parent = data.draw(parents(norms=True))
     _, middle, small = data.draw(chains(parent))
     model = NemotronH.random(parent, dtype=torch.float64)
     held = model.submodel(middle)

@@ -60,7 +60,7 @@ def shapes(parent: Parent, member: Subnet) -> dict[tuple[str, int | None], tuple
 @given(data=st.data())
 def test_members_of_any_family_are_what_is_cut_out(data):
     """Logits and tokens, of members, and of a shape of its own inside a member."""
-    parent = data.draw(parents())
+    parent = data.draw(parents(norms=True))
     members = data.draw(chains(parent))
     members.append(data.draw(subnets(parent, upper=data.draw(st.sampled_from(members)))))
     model = NemotronH.random(parent, dtype=torch.float64)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import ElasticError
@@ -189,11 +189,19 @@ def test_a_rotated_family_computes_what_its_parent_does(tmp_path: Path) -> None:
     ranking.save(tmp_path / "ranking")
     family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
     assert "rotated" in family.provenance["left_out"] and not open_source(tmp_path / "family").prediction
-    assert verify(tmp_path / "family", parent=folder).ok
+    assert verify(tmp_path / "family", parent=folder).ok and family.parent.norm == PARENT_WIDTH
     before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))
     wanted = sort({name: raw.torch() for name, raw in before.items()}, ranking, family.parent)
     for name, value in wanted.items():
         torch.testing.assert_close(after[name].torch(), value)
+    ways = {"mid": "family", "low": "family", "by-way": "mid"}  # a member's norms are over the parent's width
+    for name, source in ways.items():
+        member = family.member("low" if name == "by-way" else name).subnet
+        slice_checkpoint(tmp_path / source, tmp_path / name, subnet=member)
+        assert member.hidden < parent.hidden and verify(tmp_path / name, parent=tmp_path / "family").ok
+    direct, by_way = (open_source(tmp_path / name).tensors for name in ("low", "by-way"))
+    for name, value in direct.items():
+        torch.testing.assert_close(by_way[name].torch(), value.torch(), rtol=2e-7, atol=0)
 
 
 def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:

@@ -72,8 +72,7 @@ def check_files(config: ElasticConfig, parent: Parent) -> None:
     if parent.vocab == 1:  # it is not known
         return
     if config.ranking is not None and Path(config.ranking).exists():
-        smallest = config.resolve_axes(parent)[DEPTH].choices[-1]
-        Ranking.load(config.ranking, parent).check_depth(smallest, config.ranking)
+        Ranking.load(config.ranking, parent).check_block(config, parent)
     if config.shapes_file is not None and Path(config.shapes_file).exists():
         read_members(config.shapes_file, parent, config)
 
@@ -122,7 +121,7 @@ def check_teacher(teacher: str | None, parent: Parent, where: str, pattern: str 
     shape, held, _ = infer(sizes, ours | {name: said[name] for name in ours if name in said}, "teacher")
     if held != shape.full:
         raise bad("teacher", teacher, "a whole parent, whose layers have one width")
-    parent = parent.striped_as(shape)
+    parent = parent.laid_out_as(shape)
     if [t.shape for t in tensors(shape, held)] != [t.shape for t in tensors(parent, parent.full)]:
         ours |= {"num_layers": parent.num_layers, "vocab_size": parent.vocab}
         theirs = config_fields(shape) | {"num_layers": shape.num_layers, "vocab_size": shape.vocab}
