@@ -25,10 +25,7 @@ BLOCK: dict[str, Any] = {
     "distill": {"chunk_tokens": 512},
 }
 #: the demo looks at less than a run of its own would
-QUICK: dict[str, Any] = {
-    "importance": {"samples": 32, "depth_samples": 8},
-    "search": {"candidates": 64, "tokens": 4096},
-}
+QUICK: dict[str, Any] = {"importance": {"samples": 32, "depth_samples": 8}}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class SearchResult:
     Attributes:
         members: budget name -> member, the parent's among them.
         kept: budget name -> its best candidates of different cells, its member first; each is part of a nested chain.
-        losses: budget name -> its loss; NaN for a member that there was no candidate left to measure.
+        losses: budget name -> its loss; NaN of a member that was not measured, as the parent's.
         trace: every measurement in order.
     """
 
