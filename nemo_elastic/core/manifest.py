@@ -5,8 +5,8 @@
 Beside its members a family may name extra shapes: any inside the parent, chosen after training, for a task perhaps.
 They lie on no path and need not be nested in each other; a file without any is what it was before there were extras.
 
-The file repeats what can be computed (parameters, memory, blocks) for people and other programs that read it. The
-reader computes all of it again: a number that does not agree is an error, and so is an unknown field.
+The file repeats what can be computed (parameters, memory, blocks) for people and other programs that read it. It is
+not read again here. An unknown field is an error.
 """
 
 from __future__ import annotations
@@ -199,10 +199,10 @@ class Family:
 
     @classmethod
     def from_json(cls, data: Any) -> Family:
-        """Read what `to_json` wrote, and check every number in it.
+        """Read what `to_json` wrote.
 
         Raises:
-            ElasticError: Another version, an unknown or missing field, a number that does not agree with the shapes.
+            ElasticError: Another version, an unknown or missing field, shapes that are no family.
         """
         check_version(data, VERSION)
         file = read(_File, data, "")
@@ -211,7 +211,7 @@ class Family:
         for name in parent.axes:
             if name not in given:
                 raise ElasticError(f"axes.{name}: missing")
-        axes = {n: _read_axis(parent, n, a) for n, a in given.items()}
+        axes = {n: _read_axis(n, a) for n, a in given.items()}
         members = read_members(parent, file.members, "members")
         members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
         extras = read_members(parent, {} if file.extras is None else file.extras, "extras")
@@ -270,9 +270,6 @@ class Family:
 
     def _check_one(self, where: str, m: Member) -> None:
         m.subnet.validate(self.parent)
-        count = parameters(self.parent, m.subnet)
-        if m.parameters != count:
-            raise bad(f"{where}.{m.name}.parameters", m.parameters, f"its shape has {count}")
         if m.budget is not None:
             read_budget(f"{where}.{m.name}.budget", m.name, m.budget)
 
@@ -300,13 +297,11 @@ class _File:
 class _Axis:
     choices: Any
     per_layer: bool
-    blocks: int
+    blocks: Any = None  # written for other programs
 
 
-def _read_axis(parent: Parent, name: str, data: Any) -> AxisConfig:
-    axis, blocks = read(_Axis, data, f"axes.{name}"), _blocks(parent, name)
-    if axis.blocks != blocks:
-        raise bad(f"axes.{name}.blocks", axis.blocks, f"the parent's shape has {blocks}")
+def _read_axis(name: str, data: Any) -> AxisConfig:
+    axis = read(_Axis, data, f"axes.{name}")
     return AxisConfig.read(name, {"choices": axis.choices, "per_layer": axis.per_layer}, f"axes.{name}")
 
 

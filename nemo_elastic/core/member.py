@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, memory, parameters
+from nemo_elastic.core.cost import MemorySpec, counts, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.limits import Limit, check_content
@@ -60,20 +60,15 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
     return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Memory(MemorySpec):
-    bytes: int
-
-
 @dataclass
 class _Entry:
-    """A member in `elastic.json`."""
+    """A member in `elastic.json`; its figures are not read."""
 
-    parameters: int
-    memory: _Memory
     budget: Any
     subnet: Any
-    active_parameters: int | None = None  # only where there are experts
+    parameters: Any = None
+    active_parameters: Any = None
+    memory: Any = None
 
 
 def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]:
@@ -82,7 +77,7 @@ def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]
     return {
         m.name: {
             **counts(parent, m.subnet),
-            "memory": asdict(spec) | {"bytes": _bytes(parent, m.subnet, spec)},
+            "memory": asdict(spec) | {"bytes": int(memory(parent, m.subnet, spec))},
             "budget": dict(m.budget) if m.budget is not None else None,
             "subnet": m.subnet.to_json(),
         }
@@ -94,21 +89,12 @@ def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
     """Members of entries."""
     if not isinstance(data, Mapping):
         raise bad(where, data, "a mapping name -> member")
-    return [_read_member(parent, name, entry, f"{where}.{name}") for name, entry in data.items()]
-
-
-def _read_member(parent: Parent, name: str, data: Any, where: str) -> Member:
-    entry = read(_Entry, data, where)
-    subnet, spec = Subnet.from_json(entry.subnet, parent, f"{where}.subnet"), entry.memory
-    count, active = parameters(parent, subnet), active_parameters(parent, subnet)
-    if entry.parameters != count:
-        raise bad(f"{where}.parameters", entry.parameters, f"its shape has {count}")
-    if entry.active_parameters not in (None, active):
-        raise bad(f"{where}.active_parameters", entry.active_parameters, f"its shape has {active}")
-    size = _bytes(parent, subnet, spec)
-    if spec.bytes != size:
-        raise bad(f"{where}.memory.bytes", spec.bytes, f"its shape takes {size}")
-    return Member(name, subnet, entry.budget, count)
+    out = []
+    for name, given in data.items():
+        entry = read(_Entry, given, f"{where}.{name}")
+        subnet = Subnet.from_json(entry.subnet, parent, f"{where}.{name}.subnet")
+        out.append(Member(name, subnet, entry.budget, parameters(parent, subnet)))
+    return out
 
 
 def read_budget(where: str, name: str, data: Any) -> Budget:
@@ -132,7 +118,3 @@ def limits_used(parent: Parent, members: Iterable[Member]) -> dict[str, str]:
         if len(limits) > 1:
             out[m.name] = ", ".join(f"{x.kind.field} {x.share(parent, m.subnet):.1%}" for x in limits)
     return out
-
-
-def _bytes(parent: Parent, subnet: Subnet, spec: MemorySpec) -> int:
-    return int(memory(parent, subnet, spec))

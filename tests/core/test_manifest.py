@@ -48,7 +48,10 @@ def test_json_round_trip(data):
     made = Family.of(parent, {f"m{i}": s for i, s in enumerate(chain)}, ranking_digest="d" * 64, provenance={"a": [1]})
     text = json.dumps(made.to_json(), allow_nan=False)
     assert Family.from_json(json.loads(text)) == made
-    assert [m.parameters for m in made] == [parameters(parent, s) for s in chain]
+    written = json.loads(text)
+    for entry in written["members"].values():
+        entry.update(parameters=-1, active_parameters=-1, memory=None)
+    assert [m.parameters for m in Family.from_json(written)] == [parameters(parent, s) for s in chain]
 
 
 def test_folder_round_trip(tmp_path):
@@ -98,7 +101,6 @@ def broken(path, value):
         (["parent", "hidden"], 20, "first must be the parent's 20"),
         (["axes", "depth"], ..., "axes.depth: missing"),
         (["axes", "ffn", "choices"], [16, 6], "allowed are 4 to 16 in multiples of 4"),
-        (["members", "mid", "memory", "bytes"], 5, "members.mid.memory.bytes: 5 is not allowed; its shape takes"),
         (["members", "mid", "budget"], {"name": "low", "params": 5}, "members.mid.budget"),
         (
             ["members", "mid", "budget"],
@@ -146,7 +148,6 @@ def test_members_made_by_hand_are_checked_too():
     Family(PARENT, axes, (whole, Member("mid", SMALL, None, count)))
     for members in (
         (Member("mid", SMALL, None, count),),
-        (whole, Member("mid", SMALL, None, count + 1)),
         (whole, Member("big", SMALL, None, count)),
         (whole, Member("a/b", SMALL, None, count)),
         (whole, Member("mid", SMALL, {}, count)),
@@ -197,7 +198,6 @@ def test_an_extra_is_replaced_only_by_force():
     ("change", "line"),
     [
         (lambda e: {"mid": e["code"]}, "extras: 'mid' is not allowed; each name once, and none that a member has"),
-        (lambda e: {"code": e["code"] | {"parameters": 7}}, r"extras\.code\.parameters: 7"),
     ],
 )
 def test_hostile_extras_are_refused(change, line):

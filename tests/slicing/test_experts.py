@@ -88,11 +88,6 @@ def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:
     assert {"small: cut = masked", "small: nested", "small: counts"} <= {c.name for c in report.checks if c.ok}
     slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
     assert verify(tmp_path / "small", parent=tmp_path / "family").ok
-    data = json.loads((tmp_path / "family" / "elastic.json").read_text())
-    data["members"]["small"]["active_parameters"] += 1
-    (tmp_path / "family" / "elastic.json").write_text(json.dumps(data))
-    with pytest.raises(ElasticError, match=r"members\.small\.active_parameters: \d+ is not allowed; its shape has"):
-        open_source(tmp_path / "family")
 
 
 def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path) -> None:

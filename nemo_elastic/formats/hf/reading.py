@@ -174,8 +174,6 @@ def _read_member_file(path: Path) -> tuple[Parent, Subnet, Origin]:
         file = read(_MemberFile, data, "")
         parent = Parent.from_json(file.parent)
         member = Subnet.from_json(file.subnet, parent)
-        if file.parameters != parameters(parent, member):
-            raise bad("parameters", file.parameters, f"its shape has {parameters(parent, member)}")
         family = None
         if file.family is not None:  # what both files have stands once
             rest = known_fields(_Rest, file.family, "family")
