@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from recipes.families import family
+from tests.texts import FEW, library_text
 from tests.workers import environment
 
 pytestmark = pytest.mark.nemo
@@ -208,10 +209,7 @@ def test_the_tiny_one_shows_what_it_would_do(
 ) -> None:
     from nemo_elastic.data.build import build_data
 
-    text = tmp_path / "text"
-    text.mkdir()
-    (text / "words.py").write_text(Path(os.__file__).read_text() * 4)
-    build_data(tmp_path / "data", [text], vocab=512, held_out_problems=4)
+    build_data(tmp_path / "data", [library_text(tmp_path / "text", FEW)], vocab=512, held_out_problems=4)
     args = ["--dir", "tiny", "--data", str(tmp_path / "data"), "--parent", "/checkpoints/tiny", "--dryrun", "dry"]
     for _ in range(2):  # a second one replaces the first
         script("tiny", args, tmp_path, monkeypatch)
