@@ -15,15 +15,9 @@ from nemo_elastic.core.limits import LIMITS, Limit
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, inside
 from nemo_elastic.formats.source import Shapes
-from nemo_elastic.io.fields import known_names
 from nemo_elastic.io.read import read_json
 
 __all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
-
-#: fields of a member as `inspect --json` and `specialize --json` print it
-_ENTRY = (
-    "subnet", "parameters", "active_parameters", "memory", "runs_in", "budget", "member", "between", "specialized",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,7 +114,5 @@ def read_subnet(file: Path, parent: Parent) -> Subnet:
     """Read a shape: a Subnet, or a member of `inspect --json` with its shape under the key `subnet`."""
     data = read_json(file)
     with inside(file):
-        if not isinstance(data, dict) or "subnet" not in data:
-            return Subnet.from_json(data, parent)
-        entry = known_names(_ENTRY, data, "member")
-        return Subnet.from_json(entry["subnet"], parent)
+        shape = data["subnet"] if isinstance(data, dict) and "subnet" in data else data
+        return Subnet.from_json(shape, parent)

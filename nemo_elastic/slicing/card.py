@@ -240,9 +240,7 @@ def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False
         python = _PYTHON[0 if tokenizer else 1].format(code=code, eager=eager)
         parts.append(f"transformers 5.6 or newer{', and compressed-tensors' if COMPRESSED in own else ''}:")
         parts.append(f"```python\n{python}\n```")
-    else:
-        parts.append(runs.lacks[TRANSFORMERS])
-    if low is not None:
+    if low is not None or not {TRANSFORMERS, VLLM} <= runs.needs.keys():
         parts.append(OTHERS)
     if low is not None and family:
         parts.append(
@@ -251,8 +249,6 @@ def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False
     elif VLLM in runs.needs:
         flag = (" --trust-remote-code" if CODE in runs.needs[VLLM] else "") + flag
         parts += [f"{runs.named(VLLM)}:", f"```bash\nvllm serve .{flag}\n```"]
-    else:
-        parts.append(runs.lacks[VLLM])
     parts += [text for need, text in _NEEDS.items() if any(need in own for own in runs.needs.values())]
     return "\n\n".join(parts)
 

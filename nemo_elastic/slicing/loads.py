@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 TRANSFORMERS, VLLM = "transformers", "vLLM"
-OTHERS = "llama.cpp and NeMo do not read weights in low precision. For them, cut the family in full precision."
+OTHERS = "Other software may refuse these weights, or load them and compute something else."
 #: axes that vLLM keeps one width of for all layers
 _ONE_STATE = ("mamba_heads", "mamba_head_dim")
 #: the converter of llama.cpp, `GraniteHybridModel.set_gguf_parameters`, wants the Mamba inner size a multiple of it
@@ -40,11 +40,9 @@ class Runs:
 
     Attributes:
         needs: software -> what it needs.
-        lacks: why transformers or vLLM does not run it, a sentence for its card.
     """
 
     needs: Mapping[str, tuple[str, ...]]
-    lacks: Mapping[str, str]
 
     def __str__(self) -> str:
         return ", ".join(map(self.named, self.needs)) or "nemo-elastic alone"
@@ -59,19 +57,14 @@ def where_it_runs(member: Subnet, parent: Parent, low: Stored | None = None) -> 
 
     llama.cpp's converter knows tokenizers by a fingerprint, which no shape tells: that is always a need.
     """
-    needs: dict[str, tuple[str, ...]] = {}
-    lacks: dict[str, str] = {}
-    for name, answer in ((TRANSFORMERS, _transformers(member, low)), (VLLM, _vllm(member, parent, low))):
-        if isinstance(answer, str):
-            lacks[name] = answer
-        else:
-            needs[name] = tuple(need for need, there in answer.items() if there)
+    known = {TRANSFORMERS: _transformers(member, low), VLLM: _vllm(member, parent, low)}
+    needs = {name: tuple(need for need in own if own[need]) for name, own in known.items() if own is not None}
     if member.is_uniform and low is None and set(member.pattern) <= _TRIED:
         heads, sizes = (member.widths(axis) for axis in _ONE_STATE)
         if member.widths("attention_heads") and all(h * p % _INNER == 0 for h, p in zip(heads, sizes, strict=True)):
             needs["llama.cpp"] = ("a tokenizer that its converter knows",)
         needs["NeMo"] = ()
-    return Runs(needs, lacks)
+    return Runs(needs)
 
 
 def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
@@ -79,42 +72,29 @@ def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
     return str(where_it_runs(member, parent, low))
 
 
-def _transformers(member: Subnet, low: Stored | None) -> dict[str, bool] | str:
-    """Each need and whether a member has it, or why it does not run."""
-    if low is not None and low.scheme.layout == MODELOPT:
-        return (
-            "transformers 5.24 does not read ModelOpt's layout: it refuses NVFP4, and it loads FP8 without the "
-            "scales, so results are wrong."
-        )
-    if low is not None and low.scheme.block and member.widths(EXPERTS):
-        return "transformers 5.24 leaves out a scale of each expert in NVFP4, so results are wrong."
+def _transformers(member: Subnet, low: Stored | None) -> dict[str, bool] | None:
+    """Each need and whether a member has it; None where it does not run."""
+    if low is not None and (low.scheme.layout == MODELOPT or (low.scheme.block and member.widths(EXPERTS))):
+        return None
     slow, eager = not member.widths("attention_heads"), needs_eager_experts(member)
     return {CODE: not member.is_uniform, SLOW: slow, EAGER: eager, COMPRESSED: low is not None}
 
 
-def _vllm(member: Subnet, parent: Parent, low: Stored | None) -> dict[str, bool] | str:
+def _vllm(member: Subnet, parent: Parent, low: Stored | None) -> dict[str, bool] | None:
     """See `_transformers`."""
     size, attends = parent.attention_head_dim, bool(member.widths("attention_heads"))
     emulated = low is not None and low.scheme.block > 0 and low.activations
     kernels = low is None or (low.scheme.layout == MODELOPT and not low.scheme.block)
-    cpu_heads = not attends or size in CPU_HEADS
-    cpu = cpu_heads and (kernels or emulated)
+    cpu = (not attends or size in CPU_HEADS) and (kernels or emulated)
     gpu = not attends or (size % 8 == 0 and size <= 256)  # FlashAttention's heads
-    if member.widths(EXPERTS):
-        return "vLLM 0.32 on a CPU refuses experts without a gate; on a GPU no member with experts was tried."
-    if not set(member.pattern) <= _TRIED:
-        return "vLLM was not tried with layers of these types."
-    if not (cpu or gpu):
-        where = " on a GPU, and no kernels for its weights on a CPU," if cpu_heads else ""
-        return f"vLLM has no attention for heads of {size} channels{where} and cannot serve this model."
-    if any(len(set(member.widths(axis))) > 1 for axis in _ONE_STATE):
-        return "vLLM needs the same Mamba heads in all layers and cannot serve this model."
-    plugin = emulated and cpu and gpu
+    one_state = all(len(set(member.widths(axis))) <= 1 for axis in _ONE_STATE)
+    if not (set(member.pattern) <= _TRIED and (cpu or gpu) and one_state):
+        return None
     return {
         CODE: not member.is_uniform,
         "on a CPU": not gpu,
         "on a GPU, not tried": not cpu,
-        "nemo-elastic's plugin on a CPU": plugin,
+        "nemo-elastic's plugin on a CPU": emulated and cpu and gpu,
     }
 
 

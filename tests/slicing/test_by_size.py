@@ -81,7 +81,7 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"subnet": MEMBERS["9b"].to_json(), "parms": 5}, "parms"),
+        ({"subnet": MEMBERS["9b"].to_json() | {"hiden": 5}}, "hiden"),
         ([1], ""),
     ],
 )
