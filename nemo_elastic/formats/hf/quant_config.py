@@ -33,8 +33,8 @@ __all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "linear_
 KEY, QUANT_FILE = "quantization_config", "hf_quant_config.json"
 #: ModelOpt's name for the program that wrote a folder
 OURS = {"name": "nemo-elastic", "version": __version__}
-#: names of several precisions in one folder
-MIXED, MIXED_FORMAT = "MIXED_PRECISION", "mixed-precision"
+#: ModelOpt's name of several precisions in one folder
+MIXED = "MIXED_PRECISION"
 
 _FLOAT = {"type": "float", "symmetric": True, "dynamic": False}
 _FLOAT4 = _FLOAT | {"num_bits": 4, "strategy": "tensor_group", "group_size": BLOCK}
@@ -68,7 +68,6 @@ WAYS = (
     Way(FP8, False, "FP8", "float-quantized", _FLOAT8, _FLOAT8 | {"strategy": "token", "dynamic": True}),
 )
 ALGORITHMS = tuple(dict.fromkeys(way.algorithm for way in WAYS))
-FORMATS = (*dict.fromkeys(way.format for way in WAYS), MIXED_FORMAT)
 
 
 def precision_of(config: Mapping[str, Any]) -> str | None:
@@ -109,7 +108,9 @@ def described(
     kinds = list(dict.fromkeys(own.values()))
     if kinds[0].scheme.layout == MODELOPT:
         return _to_modelopt(own, kinds, stay, cache)
-    return _to_compressed(own, kinds, stay, cache), None
+    if len(kinds) > 1:
+        raise ElasticError(f"weights in low precision: {COMPRESSED} with more than one group cannot be cut")
+    return _to_compressed(kinds[0], stay, cache), None
 
 
 def _way(stored: Stored) -> Way:
@@ -140,25 +141,21 @@ def _to_modelopt(
     return config, file
 
 
-def _to_compressed(
-    modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str], cache: bool
-) -> dict[str, Any]:
+def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]:
     """As compressed-tensors' `QuantizationConfig` has it."""
-    groups = {}
-    for number, kind in enumerate(kinds):
-        way, one = _way(kind), len(kinds) == 1
-        groups[f"group_{number}"] = {
-            "targets": ["Linear"] if one else [anywhere(name) for name, own in modules.items() if own == kind],
-            "weights": way.weights | (_CHANNEL if kind.by_row else {}),
-            "input_activations": way.inputs,
-            "output_activations": None,
-            "format": way.format,
-        }
+    way = _way(kind)
+    group = {
+        "targets": ["Linear"],
+        "weights": way.weights | (_CHANNEL if kind.by_row else {}),
+        "input_activations": way.inputs,
+        "output_activations": None,
+        "format": way.format,
+    }
     return {
         "quant_method": COMPRESSED,
-        "format": MIXED_FORMAT if len(kinds) > 1 else _way(kinds[0]).format,
+        "format": way.format,
         "quantization_status": "compressed",
-        "config_groups": groups,
+        "config_groups": {"group_0": group},
         "ignore": [anywhere(name) for name in stay],
         "kv_cache_scheme": _FLOAT8 if cache else None,
     }
@@ -260,35 +257,23 @@ def _algorithm(section: Mapping[str, Any], where: str, *others: str) -> Stored:
 
 
 def _of_compressed(section: Mapping[str, Any], where: str) -> Section:
-    whole = section.get("format")
-    if whole not in FORMATS:
-        raise bad(f"{where}.format", whole, f"one of {', '.join(FORMATS)}: others cannot be cut")
     for key in ("transform_config", "sparsity_config"):
         value = section.get(key)
         if value and value != {"format": "dense"}:
             raise bad(f"{where}.{key}", value, "none: a member would lose the change")
     groups = _mapping(f"{where}.config_groups", section.get("config_groups"), " of groups")
-    if not groups:
-        raise bad(f"{where}.config_groups", groups, "at least one group")
+    if len(groups) != 1:
+        raise bad(f"{where}.config_groups", list(groups), "one group: others cannot be cut")
     stay = modules_in(section.get("ignore"), f"{where}.ignore")
-    read = []
-    for name, group in groups.items():
-        at = f"{where}.config_groups.{name}"
-        way, said = _group(_mapping(at, group), at)
-        for field, format in ((f"{at}.format", group.get("format")), (f"{where}.format", whole)):
-            if format not in (None, MIXED_FORMAT, way.format):
-                raise bad(field, format, f"{at} is {way.format}")
-        read.append((modules_in(group.get("targets"), f"{at}.targets"), said))
-
-    def says(module: str) -> Stored | None:
-        if module in stay:
-            return None
-        # a module's own name goes before that of its class
-        named = [said for targets, said in read if module in targets]
-        return next(iter(named or [said for targets, said in read if "Linear" in targets.names]), None)
-
-    # their targets are patterns: none says how many modules it matches
-    return Section(says, read[0][1])
+    ((name, group),) = groups.items()
+    at = f"{where}.config_groups.{name}"
+    way, said = _group(_mapping(at, group), at)
+    for field, format in ((at, group.get("format") or way.format), (where, section.get("format"))):
+        if format != way.format:
+            raise bad(f"{field}.format", format, f"{way.format}, by the group's weights")
+    targets = modules_in(group.get("targets"), f"{at}.targets")
+    every = "Linear" in targets.names
+    return Section(lambda module: said if (every or module in targets) and module not in stay else None, said)
 
 
 def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:

@@ -86,12 +86,13 @@ CASES: list[tuple[str, Change, str]] = [
     (M, put("ignore", ["backbone.layers.1*", "lm_head"]), f"{{folder}}: {UP}.weight is quantised, but"),
     (M, put("ignore", None), f"{IN.replace('0', '2')} is not quantised, but {KEY} says that it is"),
     # compressed-tensors
-    (C, put("format", "pack-quantized"), f"{AT}.format: 'pack-quantized' is not allowed; one of nvfp4"),
-    (C, put("format", "float-quantized"), f"{AT}.format: 'float-quantized' is not allowed; {AT}.config_groups"),
+    (C, put("format", "pack-quantized"), f"{AT}.format: 'pack-quantized' is not allowed; nvfp4"),
+    (C, put(f"{GROUP}/format", "mixed-precision"), f"{AT}.config_groups.group_0.format: 'mixed-precision' is not"),
+    (C, put("config_groups/group_1", {}), f"{AT}.config_groups: ['group_0', 'group_1'] is not allowed; one group"),
     *(
         (C, put(at, v), f"{AT}.{at.replace('/', '.')}: {v!r} is")
         for at, v in (
-            ("config_groups", None), ("config_groups", {}), (f"{GROUP}/weights", None),
+            ("config_groups", None), (f"{GROUP}/weights", None),
             (f"{GROUP}/input_activations", []), (f"{GROUP}/input_activations/dynamic", "global"),
             ("sparsity_config", {"format": "sparse-24-bitmask"}),
         )
@@ -121,6 +122,10 @@ def test_what_cannot_be_cut_is_one_line(
         open_source(broken)
     line = str(refused.value)
     assert says.replace("{folder}", str(broken)) in line and "\n" not in line
+
+
+def test_a_group_need_not_repeat_the_format(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert open_source(with_json(folders[C], tmp_path / "null", CONFIG, put(f"{GROUP}/format", None))).quantized
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -171,24 +176,26 @@ def test_what_is_written_is_read_the_same(folders: dict[str, Path], tmp_path: Pa
             assert served_as(read_shapes(at).config).weights == (said or "bf16")
 
 
-@pytest.mark.parametrize("layout_", LAYOUTS)
-def test_several_precisions_in_one_folder(layout_: str, folders: dict[str, Path]) -> None:
-    """Each module is named; what names them is read again, and other tensors contradict it."""
+def test_several_precisions_in_one_folder(folders: dict[str, Path]) -> None:
+    """ModelOpt names each module; what names them is read again, and other tensors contradict it."""
     source = open_source(folders["plain"])
-    nvfp4, fp8 = (Stored(scheme_of(p, layout_), True) for p in ("nvfp4", "fp8"))
+    nvfp4, fp8 = (Stored(scheme_of(p, MODELOPT), True) for p in ("nvfp4", "fp8"))
     rows = quantized_weights(source, nvfp4.scheme)
     weights = {name: fp8 if row.startswith("mlp") else nvfp4 for name, (row, _) in rows.items()}
     config, file = described(source.parent, source.held, weights)
-    held = {p: open_source(folders[f"{p}-{layout_}"]).quantized for p in ("nvfp4", "fp8")}
+    held = {p: open_source(folders[f"{p}-{MODELOPT}"]).quantized for p in ("nvfp4", "fp8")}
     low = {name: held[kind.scheme.precision][name] for name, kind in weights.items()}
     modules = linear_modules(source.parent, source.held)
     check_described({KEY: config}, folders["plain"], modules, low)
-    assert (file is None) == (layout_ == COMPRESSED) and precision_of({KEY: config}) is None
+    assert file is not None and precision_of({KEY: config}) is None
     wrong = next(name for name, kind in weights.items() if kind == fp8)
     plain = {name: kind for name, kind in low.items() if name != wrong}
     for other in (plain | {wrong: held["nvfp4"][wrong]}, plain):
         with pytest.raises(ElasticError, match=wrong.replace(".", r"\.")):
             check_described({KEY: config}, folders["plain"], modules, other)
+    groups = {name: Stored(scheme_of("fp8", COMPRESSED), True, name == wrong) for name in weights}
+    with pytest.raises(ElasticError, match="more than one group"):
+        described(source.parent, source.held, groups)
 
 
 def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:
