@@ -35,7 +35,7 @@ from nemo_elastic.formats.hf.config import prediction_of
 from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.slicing.card import axis_title, human_bytes, width
-from nemo_elastic.slicing.loads import runs_in
+from nemo_elastic.slicing.loads import where_it_runs
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **style: Any) -> None:
@@ -103,7 +103,7 @@ def size(
 ) -> dict[str, Any]:
     """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    out = {**counts(parent, subnet), "memory": held, "runs_in": runs_in(subnet, parent, low)}
+    out = {**counts(parent, subnet), "memory": held, "runs_in": str(where_it_runs(subnet, parent, low))}
     if table is not None:
         out["latency"] = {phase: 1e3 * seconds for phase, seconds in table.seconds(parent, subnet).items()}
     return out

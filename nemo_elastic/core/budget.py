@@ -91,7 +91,7 @@ class Budget:
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in out.items()} or None
 
     def cost(self, parent: Parent, member: Any) -> Any:
-        """What it limits of a `Subnet` or an `Expected` member; of several limits the largest share that is used."""
+        """What it limits of a `Subnet`; of several limits the largest share that is used."""
         if len(self.limits) == 1:
             return self.limits[0].cost(parent, member)
         return max(limit.share(parent, member) for limit in self.limits)

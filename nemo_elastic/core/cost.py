@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters, memory and FLOPs of a member: exact on integers, differentiable on expected widths.
 
-Every function reads the layout table through duck-typed widths, so it takes a `Subnet` (integers, exact) or an
-`Expected` member whose widths and keep probabilities are tensors (what the router's budget loss needs).
+Every function reads the layout table through duck-typed widths, so it takes a `Subnet` (integers, exact) or a member
+of `ExpectedLayer`s, whose widths and keep probabilities are tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Annotated, Any
 
 from nemo_elastic.core.family import Layer, Parent
@@ -37,18 +37,6 @@ class ExpectedLayer:
     type: str
     widths: Mapping[str, Any]
     keep: Any = 1
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The expected member under a router's probabilities."""
-
-    hidden: Any
-    layers: tuple[ExpectedLayer, ...]
-
-    @cached_property
-    def by_index(self) -> dict[int, ExpectedLayer]:
-        return {layer.index: layer for layer in self.layers}
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ class LimitKind:
         field: of a budget.
         given: what a block has in the field.
         parse: the value that the text of an option means, of the option, the text and what a deployment holds.
-        cost: what is counted of a `Subnet` (but for latency also of an `Expected` member), of the parent, the member
-            and the value.
+        cost: what is counted of a `Subnet`, of the parent, the member and the value.
         most: how much of that the value allows, of the value and the parent's cost.
         moved: the value that allows another amount, of the value and the amount; a share of the parent stays.
         words: says an amount.
@@ -73,7 +72,7 @@ class Limit:
     name: str
 
     def cost(self, parent: Parent, member: Any) -> Any:
-        """What is limited, of a `Subnet` or an `Expected` member."""
+        """What is limited, of a `Subnet`."""
         return self.kind.cost(parent, member, self.value)
 
     def most(self, parent: Parent) -> float:

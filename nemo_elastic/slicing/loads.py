@@ -16,7 +16,7 @@ from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, Stored
 
 __all__ = [
-    "CODE", "CPU_HEADS", "EAGER", "OTHERS", "SLOW", "TRANSFORMERS", "VLLM", "Runs", "needs_eager_experts", "runs_in",
+    "CODE", "CPU_HEADS", "EAGER", "OTHERS", "SLOW", "TRANSFORMERS", "VLLM", "Runs", "needs_eager_experts",
     "where_it_runs",
 ]  # fmt: skip
 
@@ -65,11 +65,6 @@ def where_it_runs(member: Subnet, parent: Parent, low: Stored | None = None) -> 
             needs["llama.cpp"] = ("a tokenizer that its converter knows",)
         needs["NeMo"] = ()
     return Runs(needs)
-
-
-def runs_in(member: Subnet, parent: Parent, low: Stored | None = None) -> str:
-    """See `where_it_runs`."""
-    return str(where_it_runs(member, parent, low))
 
 
 def _transformers(member: Subnet, low: Stored | None) -> dict[str, bool] | None:

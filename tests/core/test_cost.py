@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 
 from nemo_elastic.core.cost import (
-    Expected,
     ExpectedLayer,
     MemorySpec,
     cache_elements,
@@ -24,6 +23,7 @@ from nemo_elastic.core.layout import is_exact, tensors
 from nemo_elastic.core.precision import default_rows
 from tests.shapes import LATENT, NANO_9B, NANO_12B, PARENT
 from tests.strategies import subnets
+from tests.support.expected import Expected
 
 
 def test_published_counts() -> None:

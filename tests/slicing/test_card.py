@@ -15,7 +15,7 @@ import pytest
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
-from nemo_elastic.slicing.loads import TRANSFORMERS, VLLM, runs_in, where_it_runs
+from nemo_elastic.slicing.loads import TRANSFORMERS, VLLM, where_it_runs
 from tests.quantize.conftest import EXPERTS, FEW, dense  # noqa: F401
 from tests.quantize.conftest import PARENT as WIDE
 from tests.quantize.conftest import SMALL as CUT
@@ -98,7 +98,7 @@ TWO = replace(SMALL_HEADS, pattern="M-M*-*", attention_head_dim=32)
     ],
 )
 def test_a_member_runs_where_the_page_says(member: Subnet, line: str) -> None:
-    assert runs_in(member.validate(TWO), TWO) == line
+    assert str(where_it_runs(member.validate(TWO), TWO)) == line
 
 
 @pytest.mark.parametrize(("heads", "size", "converted"), [(4, 16, True), (8, 12, False)])
@@ -107,7 +107,7 @@ def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int
     wide = replace(TWO, mamba_heads=8, mamba_head_dim=16)
     member = wide.uniform(mamba_heads=heads, mamba_head_dim=size)
     message = "llama.cpp (a tokenizer that its converter knows), " if converted else ""
-    assert runs_in(member, wide) == f"transformers, vLLM, {message}NeMo"
+    assert str(where_it_runs(member, wide)) == f"transformers, vLLM, {message}NeMo"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int
 )
 def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: str) -> None:
     parent = replace(TWO, attention_head_dim=size)
-    assert runs_in(parent.full, parent) == f"transformers, {message}NeMo"
+    assert str(where_it_runs(parent.full, parent)) == f"transformers, {message}NeMo"
     without = parent.uniform([0, 1, 2, 4])
-    assert "vLLM, NeMo" in runs_in(without, parent), "it has no attention"
+    assert "vLLM, NeMo" in str(where_it_runs(without, parent)), "it has no attention"
 
 
 # ------------------------------------------------------------------ low precision
@@ -147,8 +147,8 @@ def test_what_is_named_is_what_was_seen(case) -> None:
 )  # fmt: skip
 def test_where_it_runs(precision: str, layout: str, dense_line: str, experts_line: str) -> None:
     stored = STORED[precision, layout]
-    assert runs_in(CUT, WIDE, stored) == dense_line
-    assert runs_in(FEW, EXPERTS, stored) == experts_line
+    assert str(where_it_runs(CUT, WIDE, stored)) == dense_line
+    assert str(where_it_runs(FEW, EXPERTS, stored)) == experts_line
 
 
 @pytest.mark.parametrize(("precision", "layout"), [("nvfp4", MODELOPT), ("fp8", COMPRESSED)])
@@ -157,7 +157,7 @@ def test_cards(precision: str, layout: str, dense: Path, tmp_path: Path) -> None
     slice_checkpoint(family, tmp_path / "cut", member="small")
     for folder, member in ((family, WIDE.full), (tmp_path / "cut", CUT)):
         text = card(folder)
-        assert f"Runs in {runs_in(member, WIDE, STORED[precision, layout])}." in text
+        assert f"Runs in {where_it_runs(member, WIDE, STORED[precision, layout])}." in text
         assert ("AutoModelForCausalLM" in text) == (layout == COMPRESSED)
         assert f"\nlibrary_name: {'transformers' if layout == COMPRESSED else 'vllm'}\n" in text
     served = bool(re.search(r"^vllm serve \.", card(tmp_path / "cut"), re.MULTILINE))

@@ -4,12 +4,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
-from nemo_elastic.core.cost import Expected, ExpectedLayer
+from nemo_elastic.core.cost import ExpectedLayer
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.router import Probabilities
 from nemo_elastic.search import Space
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The expected member under a router's probabilities."""
+
+    hidden: Any
+    layers: tuple[ExpectedLayer, ...]
 
 
 def expected_member(space: Space, probabilities: Probabilities) -> Expected:
