@@ -19,7 +19,7 @@ AGGREGATIONS, EXPERTS = ("l2_mean", "mean"), ("mean", "l2")
 DEPTH_SCORES = ("mse", "cosine")
 GATES = ("soft", "hard")
 TEACHERS = ("frozen", "self", "none")
-TEACHER_PRECISIONS = ("bf16", "fp8", "int8")
+TEACHER_PRECISIONS = ("bf16",)
 NONFINITE = ("stop", "skip")
 JOINED, APART = "joined", "apart"
 
@@ -159,8 +159,7 @@ class DistillConfig:
             for the whole vocabulary.
         chunk_tokens: tokens whose logits are held at a time; does not change the loss.
         teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
-            of it in bf16, fp8 (E4M3) and int8 hold the weights of its linear layers in one byte, with a scale per row
-            (ModelOpt), made whole layer by layer as they run, embedding and head as they are.
+            of it in bf16.
         quantize: null, nvfp4 or fp8 (E4M3): quantization-aware distillation. Members run, and are validated, on
             fake-quantized weights of Mamba layers, MLPs and experts, with scales recomputed from the parent's weights
             each step and straight-through gradients. Activations, the frozen teacher, attention, a Mamba layer right

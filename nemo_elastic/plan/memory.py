@@ -93,19 +93,6 @@ def local_experts(parent: Parent, stage: PipelineStage, expert: int) -> int:
     return round(sum(n for row, _, n in _local(parent, stage, 1, expert) if row.each is not None))
 
 
-def teacher(parent: Parent, stage: PipelineStage, tensor: int, precision: str | None, expert: int = 1) -> float:
-    """Bytes of the frozen teacher's parameters: bf16, or one byte per weight of its linear layers.
-
-    Left out: scales, two bytes per row, and the one layer's weight that is whole while it runs, in the teacher's
-    forward pass, where nothing of the student is held.
-    """
-    total = 0.0
-    for row, index, n in _local(parent, stage, tensor, expert):
-        linear = index is not None and len(row.dims) == 2
-        total += n * (1 if linear and precision in ("fp8", "int8") else width(row))
-    return total
-
-
 def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | None, expert: int = 1) -> float:
     """Bytes of the weights that low precision has rounded, bf16 beside the weights themselves."""
     if scheme is None:
@@ -235,17 +222,16 @@ def stage_memory(candidate: Candidate, stage: PipelineStage) -> Memory:
     experts = local_experts(parent, stage, shards.expert)
     data, tokens = candidate.data * shards.context, candidate.tokens
     replicas = shards.tensor * data / shards.expert
-    taught = distill.teacher == "frozen"
     in_flight = min(candidate.pipeline - stage.index, candidate.micro_batches)
     how: Any = {"recompute": candidate.recompute, "gated": candidate.gated > 0, "kernels": candidate.run.kernels}
     per_token = handed_over(parent, stage, distill, shards, candidate.recompute)
     per_token += saved(parent, stage.kinds, shards, **how, first=stage.first, last=stage.last)
+    weights = sum(width(row) * n for row, _, n in _local(parent, stage, shards.tensor, shards.expert))
     return Memory(
-        weights=sum(width(row) * n for row, _, n in _local(parent, stage, shards.tensor, shards.expert))
-        + rounded(parent, stage, shards.tensor, distill.quantize, shards.expert),
+        weights=weights + rounded(parent, stage, shards.tensor, distill.quantize, shards.expert),
         gradients=SUMS[candidate.run.gradients] * count,
         optimizer=OPTIMIZER * (count - experts) / data + OPTIMIZER * experts / replicas,
-        teacher=teacher(parent, stage, shards.tensor, distill.teacher_precision, shards.expert) if taught else 0.0,
+        teacher=weights if distill.teacher == "frozen" else 0.0,
         activations=per_token * tokens * in_flight,
         loss=loss(parent, distill, tokens, shards) if stage.last else 0.0,
         transient=transient(parent, stage, shards, tokens, **how)

@@ -135,7 +135,7 @@ def test_stripes_of_experts_that_a_block_does_not_give() -> None:
         ({"shapes": "s.json", "router": {}}, "elastic.shapes: 's.json' is not allowed; router: the block has"),
         ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
         ({"distill": {"mode": "ce"}}, "elastic.distill: unknown field 'mode'"),
-        ({"distill": {"teacher": "none", "teacher_precision": "fp8"}}, "null: distill.teacher is none, not frozen"),
+        ({"distill": {"teacher": "none", "teacher_precision": "bf16"}}, "null: distill.teacher is none, not frozen"),
         ({"distill": {"terms": {"kl": -1}}}, "elastic.distill.terms.kl: -1 is not allowed; a weight of at least 0"),
         ({"distill": {"terms": {"kl": 0}}}, "at least one weight above 0"),
         ({"distill": {"terms": {"ce": 1}}}, "teacher: 'frozen' is not allowed; none: no term of ce compares with it"),

@@ -73,7 +73,6 @@ class Layout:
         clip: largest norm of the gradients.
         router: its hidden size.
         overlap: gradients are reduced during the backward pass, in buckets of about a layer.
-        precision: of the frozen teacher.
         per_token: each token of a step weighs alike, also those of micro-batches that have few.
         batch: sequences of a micro-batch of all data-parallel ranks.
         experts: ranks that share the experts of a parent with such; None for the dense one.
@@ -95,7 +94,6 @@ class Layout:
     context: int = 1
     overlap: bool = False
     halved: bool = False
-    precision: str | None = None
     per_token: bool = False
     batch: int = BATCH
     experts: int | None = None
@@ -126,7 +124,7 @@ class Layout:
         words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
         words += [f"router{self.router}"] if self.router != Layout.router else []
-        words += (["overlap"] if self.overlap else []) + ([self.precision] if self.precision else [])
+        words += ["overlap"] if self.overlap else []
         words += (["per-token"] if self.per_token else []) + ([f"b{self.batch}"] if self.batch != BATCH else [])
         return "-".join(words)
 
@@ -134,7 +132,7 @@ class Layout:
 def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
     shapes: dict[str, Any] = {"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {}
-    distill = LOSSES[layout.mode if layout.teacher else "ce"] | {"teacher_precision": layout.precision}
+    distill = LOSSES[layout.mode if layout.teacher else "ce"]
     return BLOCK | (HALVED if layout.halved else shapes) | {"distill": distill} | changes
 
 

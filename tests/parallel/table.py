@@ -98,7 +98,6 @@ HALVED = (
     Layout(pipeline=4, micro_batches=4, mode="frozen_ce", halved=True),
     Layout(pipeline=2, micro_batches=4, mode="trainable", halved=True),
     Layout(pipeline=2, data=2, teacher=False, micro_batches=4, halved=True),
-    Layout(pipeline=2, micro_batches=4, halved=True, precision="fp8"),
     Layout(context=2, micro_batches=4, halved=True),
     Layout(context=2, data=2, micro_batches=4, halved=True, per_token=True),
     Layout(pipeline=2, data=2, sharded=True, micro_batches=4, half=True, halved=True),
