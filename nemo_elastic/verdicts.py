@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-__all__ = ["FEW", "SHARED", "TIE", "Interval", "closed", "mean_interval", "ratio_interval", "wilson"]
+__all__ = ["FEW", "SHARED", "TIE", "Interval", "closed", "ratio_interval", "wilson"]
 
 #: held-out losses (nats per token) that are closer than this are called equal: nothing is better or worse by less
 TIE = 0.005
@@ -60,15 +60,6 @@ class Interval:
     def above_zero(self) -> bool:
         """Whether all of it is: the mean is larger than nothing."""
         return self.low > 0
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Student's interval of 95% around the mean of independent values, such as differences of pairs.
-
-    Args:
-        values: at least `FEW`.
-    """
-    return ratio_interval(values, [1.0] * len(values))
 
 
 def ratio_interval(sums: Sequence[float], weights: Sequence[float]) -> Interval:

@@ -9,7 +9,7 @@ from math import sqrt
 
 import pytest
 
-from nemo_elastic.verdicts import FEW, SHARED, closed, mean_interval, ratio_interval, wilson
+from nemo_elastic.verdicts import FEW, SHARED, Interval, closed, ratio_interval, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 96), (1, 3), (48, 96), (7, 7)])
@@ -34,6 +34,11 @@ def test_a_share_of_a_gap_is_reported_where_there_is_one() -> None:
     assert closed(3.0 + 0.99 * SHARED, 3.0, 3.0) is None and closed(3.0 - 1e-10, 3.0, 3.0) is None
 
 
+def interval(values: list[float]) -> Interval:
+    """Around the mean of single values."""
+    return ratio_interval(values, [1.0] * len(values))
+
+
 def test_the_interval_around_a_mean_has_students_quantiles() -> None:
     # W. S. Gosset's quantiles at 97.5%, as in every table
     table = {2: 12.7062, 3: 4.3027, 8: 2.3646, 31: 2.0423, 10_001: 1.9602}
@@ -41,27 +46,27 @@ def test_the_interval_around_a_mean_has_students_quantiles() -> None:
         values = [float(i) for i in range(count)]
         mean = (count - 1) / 2
         error = sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
-        actual = mean_interval(values)
+        actual = interval(values)
         assert (actual.mean, actual.count) == (pytest.approx(mean), count)
         assert (actual.high - mean) / error == pytest.approx(quantile, abs=1e-3)
         assert mean - actual.low == pytest.approx(actual.high - mean)
 
 
 def test_an_interval_says_whether_there_is_anything() -> None:
-    assert mean_interval([0.5, 1.5] * 8).above_zero
-    around = mean_interval([-1.0, 1.2] * 4)
+    assert interval([0.5, 1.5] * 8).above_zero
+    around = interval([-1.0, 1.2] * 4)
     assert around.low <= 0 <= around.high
-    below = mean_interval([-0.5, -1.5] * 8)
+    below = interval([-0.5, -1.5] * 8)
     assert not below.above_zero and below.high < 0
-    same = mean_interval([0.0] * FEW)
+    same = interval([0.0] * FEW)
     assert same.low <= 0 <= same.high and not same.above_zero
     with pytest.raises(ValueError, match="2 are the fewest"):
-        mean_interval([1.0] * (FEW - 1))
+        interval([1.0] * (FEW - 1))
 
 
 def test_the_interval_of_a_ratio_is_over_clusters() -> None:
     values, split = [0.3, -0.1, 0.8, 0.4], [0.1, 0.2, -0.1, 0.3, 0.5, 0.4]
-    assert astuple(ratio_interval([3 * v for v in values], [3.0] * 4)) == pytest.approx(astuple(mean_interval(values)))
+    assert astuple(ratio_interval([3 * v for v in values], [3.0] * 4)) == pytest.approx(astuple(interval(values)))
     # clusters of 2, 1 and 3 elements, by hand: residuals of their sums
     sums, sizes = [split[0] + split[1], split[2], sum(split[3:])], [2.0, 1.0, 3.0]
     mean = sum(split) / 6

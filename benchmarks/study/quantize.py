@@ -26,7 +26,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.train.training import FamilyTraining
-from nemo_elastic.verdicts import FEW, mean_interval
+from nemo_elastic.verdicts import FEW, ratio_interval
 
 BUDGETS: dict[str, float | None] = {"full": None, "large": 0.75, "small": 0.5}
 STEPS, MORE = 240, 120
@@ -157,7 +157,8 @@ def verdict(of: Sequence[Result]) -> str:
     cost, seeds = mean(r.control - r.control_full for r in of), sorted({r.seed for r in of})
     if len(seeds) < FEW or cost <= 0:
         return f"rounding costs {cost:.4f} nats"
-    won = mean_interval([mean(r.control - r.distilled for r in of if r.seed == seed) for seed in seeds])
+    wins = [mean(r.control - r.distilled for r in of if r.seed == seed) for seed in seeds]
+    won = ratio_interval(wins, [1.0] * len(seeds))
     low, middle, high = (f"{100 * value / cost:.0f}%" for value in (won.low, won.mean, won.high))
     return f"rounding costs {cost:.4f} nats; distilling wins back {middle} (95% over seeds: {low} to {high})"
 

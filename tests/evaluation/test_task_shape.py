@@ -23,7 +23,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import trained_space
-from nemo_elastic.verdicts import Interval, mean_interval
+from nemo_elastic.verdicts import Interval, ratio_interval
 from tests.shapes import PARENT
 
 
@@ -116,7 +116,7 @@ def test_a_gain_has_an_interval_over_documents():
     document_s = np.repeat(np.arange(30), 16)
     half = Half(Rows.joined([*Rows.windows(np.arange(11), None, 10)] * len(document_s)), document_s)
     gain_s = np.random.default_rng(0).normal(size=len(document_s))
-    expected = mean_interval(gain_s.reshape(30, 16).mean(1).tolist())
+    expected = ratio_interval(gain_s.reshape(30, 16).mean(1).tolist(), [1.0] * 30)
     actual = half.gain(10 * gain_s, 0 * gain_s)
     assert actual is not None and astuple(actual) == pytest.approx(astuple(expected))
 

@@ -70,11 +70,11 @@ def config(place: Path, job: Job) -> Any:
         micro_batch_size=layout.batch // layout.data,
         global_batch_size=layout.batch * layout.micro_batches * job.times,
         warmup_steps=1, lr=PEAK, eval_iters=1, save_every=job.save_every,
-        tensor_parallel=layout.tensor, pipeline_parallel=layout.pipeline,
-        sequence_parallel=layout.sequence,
         sizes=SIZES if layout.experts is None else EXPERTS,
-        expert_parallel=layout.experts or 1,
     )  # fmt: skip
+    model = made.model
+    model.tensor_model_parallel_size, model.sequence_parallel = layout.tensor, layout.sequence
+    model.pipeline_model_parallel_size, model.expert_model_parallel_size = layout.pipeline, layout.experts or 1
     made.optimizer.adam_eps, made.optimizer.clip_grad = 1e-3, layout.clip  # as in tests/parallel
     made.optimizer.use_distributed_optimizer = made.ddp.use_distributed_optimizer = layout.sharded
     if layout.half:

@@ -25,13 +25,14 @@ CHATS = family("nemotron_elastic_12b_sft")
 
 @pytest.fixture(scope="module")
 def jobs() -> dict[str, Any]:
-    return CHATS.jobs("/p", ["/data/chats"], "/runs/x", ["/data/long"])
+    return CHATS.build_all(CHATS.run_of("/p", ["/data/chats"], "/runs/x", ["/data/long"]))
 
 
 def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None:
     from nemo_elastic.hosts.common.changes import settings
 
-    text = family("nemotron_elastic_12b").jobs("/p", ["/data/text"], "/runs/x")
+    large = family("nemotron_elastic_12b")
+    text = large.build_all(large.run_of("/p", ["/data/text"], "/runs/x"))
     for job in JOBS:
         ours, theirs = settings(jobs[job]), settings(text[job])
         differ = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}

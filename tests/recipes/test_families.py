@@ -141,7 +141,7 @@ def test_stages_are_bf16_and_have_the_papers_tokens_and_rates(large: Any, stages
 
 
 def test_a_third_stage_goes_on_in_low_precision(large: Any) -> None:
-    jobs = large.jobs(*WHERE, quantize="nvfp4")
+    jobs = large.build_all(large.run_of(*WHERE, quantize="nvfp4"))
     assert list(jobs) == ["rank", "stage1", "stage2", "stage3", "slice"]
     rounded = {name: jobs[name].model.elastic["distill"]["quantize"] for name in ("stage1", "stage2", "stage3")}
     assert rounded == {"stage1": None, "stage2": None, "stage3": "nvfp4"}

@@ -29,7 +29,7 @@ def rehearsal() -> Any:
 
 @pytest.fixture(scope="module")
 def real(rehearsal: Any) -> dict[str, Any]:
-    return rehearsal.family.jobs("/checkpoints/parent", ["/data/text"], "/runs/family")
+    return rehearsal.family.build_all(rehearsal.family.run_of("/checkpoints/parent", ["/data/text"], "/runs/family"))
 
 
 def tasks(rehearsal: Any) -> dict[str, Any]:

@@ -87,10 +87,9 @@ def tiny_config(
     eval_every: int = 0,
     eval_iters: int = 2,
     save_every: int | None = None,
-    tensor_parallel: int = 1, pipeline_parallel: int = 1, sequence_parallel: bool = False, expert_parallel: int = 1,
     seed: int = 1234,
     sizes: Mapping[str, Any] = TINY,
-) -> ConfigContainer:  # fmt: skip
+) -> ConfigContainer:
     """A `ConfigContainer` on a data folder.
 
     Args:
@@ -102,7 +101,6 @@ def tiny_config(
         split: of the data folder, to train on.
         eval_every, eval_iters: steps between validations (0: one, at the end), and global batches of each.
         save_every: steps between checkpoints; only at the end if None.
-        tensor_parallel, pipeline_parallel, sequence_parallel, expert_parallel: ranks that share a model.
         seed: of the data order.
         sizes: of another model than `TINY`.
     """
@@ -113,10 +111,6 @@ def tiny_config(
             **_CPU,
             seq_length=seq_length,
             vocab_size=folder.vocab_size,
-            tensor_model_parallel_size=tensor_parallel,
-            pipeline_model_parallel_size=pipeline_parallel,
-            sequence_parallel=sequence_parallel,
-            expert_model_parallel_size=expert_parallel,
         ),
         train=TrainingConfig(
             train_iters=steps, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size

@@ -188,17 +188,6 @@ class PlannedFamily(ABC):
             curriculum = curriculum if curriculum.stage3 else curriculum.in_low_precision()
         return CurriculumRun(parent, data, dir, block, long_data, curriculum, tokenizer, **machines)
 
-    def jobs(self, parent: str, data: Blend, dir: str, *more: Any, **named: Any) -> dict[str, Any]:
-        """The jobs by name, in order.
-
-        Args:
-            parent, data, dir, more, named: see `run_of`.
-
-        Raises:
-            ElasticError: no layout fits, or the block does not fit the parent.
-        """
-        return self.build_all(self.run_of(parent, data, dir, *more, **named))
-
     def family_experiment(
         self,
         parent: str,
@@ -218,7 +207,7 @@ class PlannedFamily(ABC):
             parent, data, dir, more, named: see `run_of`.
 
         Raises:
-            ElasticError: as `jobs`; a job failed.
+            ElasticError: no layout fits, the block does not fit the parent, or a job failed.
         """
         from .experiment import run_jobs
 

@@ -62,7 +62,8 @@ def test_a_process_builds_the_job_that_was_described(
 
     script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
-    wanted = recipe_of("12b").jobs("/checkpoints/12b", data, "/runs/12b")
+    family = recipe_of("12b")
+    wanted = family.build_all(family.run_of("/checkpoints/12b", data, "/runs/12b"))
     built: list[tuple[Any, int]] = []
     monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped=STOPPED: built.append((run, stopped)))
     report = tasks(tmp_path / "dry")

@@ -142,7 +142,7 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(si
     from nemo_elastic.plan.stages import PAPER
 
     family, dir = recipe_of(size), str(tmp_path)
-    jobs = family.jobs("/p", ["/data/chats"], dir, ["/data/long"])
+    jobs = family.build_all(family.run_of("/p", ["/data/chats"], dir, ["/data/long"]))
     for job, folder, length in (("rank", "chats", 8192), ("stage1", "chats", 8192), ("stage2", "long", 49152)):
         config, stage = jobs[job].config, PAPER.stage(2 if job == "stage2" else 1)
         dataset, specs = config.dataset, config.dataset.offline_packing_specs
@@ -163,7 +163,8 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(si
 
 
 def test_the_30b_a3b_on_conversations_is_that_on_text_but_for_its_data(tmp_path: Path) -> None:
-    each = [recipe_of(size).jobs("/p", ["/data/a"], str(tmp_path), ["/data/b"]) for size in ("30b_a3b", "30b_a3b_sft")]
+    families = recipe_of("30b_a3b"), recipe_of("30b_a3b_sft")
+    each = [family.build_all(family.run_of("/p", ["/data/a"], str(tmp_path), ["/data/b"])) for family in families]
     for job in each[0]:
         text, chats = (jobs[job].settings() for jobs in each)
         differ = {name for name in text.keys() | chats.keys() if text.get(name) != chats.get(name)}
