@@ -24,6 +24,7 @@ from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from nemo.utils.app_state import AppState
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from nemo.utils.get_rank import is_global_rank_zero
+from torch import distributed
 from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
@@ -65,6 +66,7 @@ class ElasticResume(nl.AutoResume):
         start = None
         if self.restore_config is not None:
             self.restore_config.load_artifacts = False
+            self.restore_config.load_model_state = True  # the model has no other weights
             start = Path(self.restore_config.path)
             if not self.resume_from_path and self._choose()[0] is None and not NEMO.is_finished(start):
                 whole = NEMO.whole(start.parent)  # what a run leaves at its end is not there: the run was stopped
@@ -101,7 +103,17 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
     kept = 2
 
     def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        """As the base class; what is damaged makes room, for its name will be written again."""
+        """As the base class; what is damaged makes room, for its name will be written again.
+
+        Raises:
+            ElasticError: ranks have chosen several checkpoints.
+        """
+        if distributed.is_initialized():  # which it was not when each rank chose
+            chosen: list[Any] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(chosen, trainer.ckpt_path)
+            if len(set(chosen)) > 1:
+                found = " and ".join(sorted(map(str, set(chosen))))
+                raise ElasticError(f"resume: ranks found {found}; start again when all see the same files")
         if self.dirpath:
             on_first(lambda: NEMO.set_aside(Path(self.dirpath)))
         super().setup(trainer, *args, **kwargs)

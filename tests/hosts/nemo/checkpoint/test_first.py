@@ -27,13 +27,15 @@ def main(rank: int, port: int, folder: Path) -> None:
 
     soon = datetime.timedelta(seconds=60)  # by which gloo gives up
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=soon)
-    trainer: Any = SimpleNamespace(
-        is_global_zero=rank == 0, loggers=[], strategy=SimpleNamespace(barrier=dist.barrier)
-    )
     checkpoint = folder / "step=3-last"
+    trainer: Any = SimpleNamespace(
+        is_global_zero=rank == 0, loggers=[], strategy=SimpleNamespace(barrier=dist.barrier),
+        ckpt_path=checkpoint if rank == 0 else None,  # the other has seen it too late
+    )  # fmt: skip
     callback = ElasticCheckpoint(dirpath=str(folder))
     ways: dict[str, Callable[[], Any]] = {
         "ranked": lambda: save_whole(trainer, folder / "a file" / "ranked"),
+        "chosen": lambda: callback.setup(trainer, None, "fit"),
         "list": callback._get_finalize_save_checkpoint_callback(trainer, str(checkpoint), 3),
     }
     for name, way in ways.items():
@@ -51,6 +53,6 @@ def test_no_rank_waits_for_a_first_that_failed(tmp_path: Path) -> None:
     (tmp_path / "a file").touch()
     (tmp_path / "step=3-last" / LIST).mkdir(parents=True)
     spawn(main, tmp_path)
-    for name in ("ranked", "list"):
+    for name in ("ranked", "chosen", "list"):
         first, second = ((tmp_path / f"{name}.{rank}").read_text() for rank in range(2))
         assert first == second and first.startswith("ElasticError: ")
