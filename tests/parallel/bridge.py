@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import BUCKET, LENGTH, PEAK, SHAPE, Job, block_of, padded
+from tests.parallel.runs import BUCKET, LENGTH, PEAK, SHAPE, Job, block_of, padded, weights_read
 
 #: module that starts a module of ours in this environment
 STARTED_BY = ("tests.support.bridge", "-m")
@@ -117,8 +117,8 @@ def own_tokenizer(place: Path) -> Any:
     return TokenizerConfig(tokenizer_type="HuggingFaceTokenizer", tokenizer_model=str(place / "data" / "tokenizer"))
 
 
-def run(place: Path, job: Job) -> None:
-    """Do a job on this rank."""
+def run(place: Path, job: Job) -> dict[str, Any]:
+    """Do a job on this rank; returns what it read of the parent."""
     from megatron.bridge.training.callbacks import Callback
     from megatron.bridge.training.gpt_step import forward_step
     from megatron.bridge.training.pretrain import pretrain
@@ -130,12 +130,13 @@ def run(place: Path, job: Job) -> None:
 
     if job.before is not None:
         job.before()
+    facts = {"read": weights_read()}
     container = config(place, job)
     if job.kind == "parent":
         container.checkpoint.pretrained_checkpoint = None if job.teacher is None else str(job.teacher)
         with bridge_on_this_machine(container):
             pretrain(container, forward_step)
-        return
+        return {}
     elastic = apply_elastic(
         container, block_of(job.layout, **({} if job.layout.experts is None else EXPERT_BLOCK) | dict(job.changes)),
         teacher=str(job.teacher or place / "parent" / "checkpoints"), stage=job.stage,
@@ -158,6 +159,7 @@ def run(place: Path, job: Job) -> None:
     train_to_the_end(elastic)
     if job.kind == "rank" and not done:
         holds_weights_alone(elastic.forward_step)
+    return facts
 
 
 def holds_weights_alone(step: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Job, padded, quiet
+from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Job, padded, quiet, weights_read
 
 #: module that starts a module of ours in this environment, if one has to
 STARTED_BY: tuple[str, ...] = ()
@@ -148,7 +148,8 @@ def run(place: Path, job: Job) -> dict[str, Any]:
         padded(job.layout.per_token)
     if job.before is not None:
         job.before()
-    facts: dict[str, Any] = {"samples": [], "losses": [], "budgets": [], "training": [], "learned": []}
+    facts: dict[str, Any] = {"samples": [], "losses": [], "budgets": [], "training": [], "learned": [],
+                             "read": weights_read()}  # fmt: skip
 
     def record(model: Any, drawn: Any) -> None:
         facts["samples"].append([model.host.step, drawn.budget, type(drawn.choice).__name__, drawn.candidate])

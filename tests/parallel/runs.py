@@ -250,6 +250,21 @@ def host() -> Any:
     return import_module(f"tests.parallel.{'nemo' if find_spec('nemo') else 'bridge'}")
 
 
+def weights_read() -> list[str]:
+    """For which models this rank reads the parent's weights from here on: the student, the teacher."""
+    from nemo_elastic.megatron import models
+
+    read: list[str] = []
+    load = models.load_model_weights
+
+    def watched(core: Any, path: Any) -> None:
+        read.append("student" if hasattr(core, "elastic") else "teacher")
+        load(core, path)
+
+    models.load_model_weights = watched
+    return read
+
+
 def do(place: Path, *jobs: Job) -> list[dict[str, Any]]:
     """Do jobs one after the other, each on its own number of ranks.
 

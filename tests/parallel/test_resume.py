@@ -36,9 +36,10 @@ def job(out: str, layout: Layout, changes: Any = ROUTER, steps: int = STEPS, **m
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     prepare(place, whole=False)
-    do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER),
-       Job("rank-halving", "rank", FOUR))  # fmt: skip
+    rank, *_ = do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER),
+                  Job("rank-halving", "rank", FOUR))  # fmt: skip
     actual: dict[str, Any] = {"stops": stopped_everywhere(place, parts, "stop", SOFT, ROUTER)}
+    actual["read"] = rank["facts"][0]["read"]
     actual["halved"] = stopped_everywhere(place, parts, "halved", FOUR, HALVING)
     axes = {"axes": BLOCK["axes"] | {"hidden": [32, 28, 24]}}
     actual["axes"] = do(place, job("axes", Layout(), {}, until=1), job("axes", Layout(), axes, ends=CLEAR))[1]
@@ -59,7 +60,7 @@ def stopped_everywhere(
             do(place, job(out, layout, changes, until=stop))
         (facts,) = do(place, job(out, layout, changes))[0]["facts"]
         own = [{k: line[k] for k in ("step", "candidates", "compared") if k in line} for line in lines(place / out)]
-        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples", "learned")},
+        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples", "learned", "read")},
                               "state": digests(place / out), "lines": own}  # fmt: skip
     return results
 
@@ -104,6 +105,8 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], 
     assert resumed["losses"] == whole["losses"][stop:]
     assert resumed["samples"] == [d for d in whole["samples"] if d[0] >= stop]
     assert resumed["state"] == whole["state"], "weights, router, members or optimizer"
+    assert results["read"] == ["student"], "a ranking starts from the parent"
+    assert whole["read"] == resumed["read"] == ["teacher"], "NeMo loads the ranking's checkpoint, or the run's own"
 
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:

@@ -20,13 +20,14 @@ from megatron.bridge.training.checkpointing import (
     load_checkpoint,
 )
 from megatron.bridge.training.state import TrainState
+from megatron.bridge.training.utils.checkpoint_utils import checkpoint_exists
 from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
 from torch.distributed.checkpoint import CheckpointException
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import model_in
-from nemo_elastic.formats.megatron.metadata import ITERATION, last_iteration
+from nemo_elastic.formats.megatron.metadata import ITERATION, TRACKER, last_iteration
 from nemo_elastic.formats.megatron.torch_files import check_file
 from nemo_elastic.hosts.common.checkpoints import (
     BRIDGE,
@@ -173,6 +174,8 @@ def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
             raise ElasticError(f"checkpoint.ckpt_step: {own}: {why}")
     if checkpoint.load == checkpoint.save and torch.distributed.is_initialized():
         BRIDGE.clear(folder, own)
+    if own is not None and not checkpoint_exists(checkpoint.load):
+        raise ElasticError(f"checkpoint.load: {folder}: without {TRACKER} Megatron-Bridge does not load {own.name}")
     return own, passed
 
 

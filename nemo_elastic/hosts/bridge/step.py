@@ -167,7 +167,7 @@ class ElasticStep:
                 self.teacher,
                 distill.teacher_precision,
             )
-        weights = self.teacher if self.family.stage == 1 else None
+        weights = self.teacher if self.family.stage == 1 and start is None else None  # Bridge loads all of a start
         state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), weights)
         if self.rank_only:  # vectors stay, so that Bridge has something to make an optimizer of
             for name, parameter in named_parameters(core):

@@ -199,7 +199,7 @@ class ElasticMambaModel(llm.MambaModel):
     # ------------------------------------------------------------------ building
 
     def configure_model(self, vp_stage: int | None = None) -> None:
-        """Build the elastic module, the router, and the teacher; load the parent's weights into both."""
+        """Build the elastic module, router and teacher; load the parent's weights unless NeMo loads others."""
         if hasattr(self, "module"):
             return
         if self._trainer is not None:
@@ -222,7 +222,7 @@ class ElasticMambaModel(llm.MambaModel):
         core = self.module
         if self.start is not None:
             check_rows(core, self.start)
-        weights = self.teacher_path if self.stage == 1 else None
+        weights = self.teacher_path if self.stage == 1 and self.start is None else None
         state = make_family(core, self.family, parent_of(self.config, core.vocab_size), weights)
         # nn.Module.__setattr__ is not asked: nothing in it must be registered
         object.__setattr__(self, "host", NemoHost(self, state, core, teacher))

@@ -51,6 +51,8 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert "at iteration 3" in said(results, "again", killed)
     assert [line["step"] for line in lines(place / killed)] == [1, 2, 3, 4]
     identical(place / killed, place / whole)
+    for when, name in (("first", whole), ("again", killed)):  # Bridge loads the ranking's checkpoint, or the run's own
+        assert all(facts["read"] == ["teacher"] for facts in results[when][name]["facts"])
 
 
 @pytest.mark.parametrize("name", HALVING)
