@@ -30,10 +30,11 @@ STEPS, CHATS = 2, 60
 AS_STOCK, APART = "as stock", 1e-5
 #: a block by which the whole member alone is trained, by cross-entropy
 WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"teacher": "none"}}
-#: a block that ranks, searches and compares candidates on the data, before the second of two steps
+#: a block that ranks, searches and compares candidates on the data, before the second of two steps: those of the
+#: member that the first one trains
 ASKS: dict[str, Any] = {
     "importance": {"samples": 8, "depth_samples": 4}, "shapes": "halving", "search": {"candidates": 12, "tokens": 256},
-    "halving": {"cuts": [0.5], "tokens": 256}, "seed": 5,
+    "halving": {"cuts": [0.5], "tokens": 256}, "seed": 0,
 }  # fmt: skip
 
 
@@ -189,9 +190,9 @@ def check(kind: Kind, facts: Mapping[str, Any]) -> None:
         validations = [line["losses"] for line in lines if line["kind"] == "heldout"]
         assert validations and all(0 < loss < 10 for losses in validations for loss in losses.values()), stage
         assert sorted(validations[-1]) == ["full", "large", "small"], stage
-        compared = [line.get("compared", {}) for line in steps]
-        assert [list(one) for one in compared] == [[], ["large", "small"] if stage == "one" else []], stage
-        assert all(loss > 0 for own in compared for losses in own.values() for loss in losses.values()), stage
+        before, compared = (line.get("compared", {}) for line in steps)
+        assert not before and ("large" in compared) == (stage == "one"), stage
+        assert all(loss > 0 for losses in compared.values() for loss in losses.values()), stage
     assert facts["documents"] == kind.packed, facts
 
 

@@ -60,7 +60,7 @@ def test_a_process_builds_the_job_that_was_described(
 
     from nemo_elastic.hosts.bridge import curriculum
 
-    script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
+    script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--jobs", "1", "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
     family = recipe_of("12b")
     wanted = family.build_all(family.run_of("/checkpoints/12b", data, "/runs/12b"))

@@ -230,7 +230,8 @@ def test_what_does_not_fit_is_refused_by_every_entry_point_in_the_same_line(run_
 @pytest.mark.slow
 @pytest.mark.dist
 def test_the_example_of_the_page_for_a_cpu_ends_with_a_family_and_a_report(tmp_path: Path) -> None:
-    """Every command of it, with the installed package alone."""
+    """Every command of it but the demo, with the installed package alone."""
+    from nemo_elastic.data.build import build_data
     from nemo_elastic.formats.folders import read_shapes
     from nemo_elastic.report import load_run
     from nemo_elastic.slicing.card import served_as
@@ -240,10 +241,10 @@ def test_the_example_of_the_page_for_a_cpu_ends_with_a_family_and_a_report(tmp_p
     given = yaml.safe_load((ROOT / "conf" / "elastic_tiny.yaml").read_text())["elastic"] | few
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "elastic_tiny.yaml").write_text(yaml.safe_dump({"elastic": given}))
-    library_text(tmp_path / "text")
+    build_data(tmp_path / "demo" / "data", [library_text(tmp_path / "text")])  # what the demo would leave
     (block,) = (b for b in blocks("bash", page=ROOT / "docs" / "train.md") if "nemotron_elastic_tiny" in b.text)
-    sizes = "data=data,steps=3,seq_length=64,micro_batch_size=2,global_batch_size=4,"
-    shell = in_small(block.text, {"elastic data --out": "elastic data text --out", "data=data,": sizes})
+    sizes = "data=demo/data,steps=3,seq_length=64,micro_batch_size=2,global_batch_size=4,"
+    shell = in_small(block.text, {"nemo-elastic demo --short --out demo": "", "data=demo/data,": sizes})
     assert {words[0] for words in block.commands()} == {"nemo", "nemo-elastic"}
     path = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
     env = environment(PYTHONPATH=str(WARM), NEMORUN_HOME=str(tmp_path / "home"), PATH=path)
