@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
 """Search for shapes over untrained losses (method §12: a good shape is worth about twice the tokens).
 
 The candidates are the fullest members of every budget (`fullest_chains`). A shape is at least as bad as a larger one
