@@ -77,9 +77,12 @@ class Measured:
         return True
 
     def scores(self, members: Sequence[Subnet]) -> np.ndarray:
-        """Logarithms of losses, which chains sum up, float64 [n]; NaN of members that are not known."""
+        """Logarithms of losses, which chains sum up, float64 [n]; NaN of members that are not known.
+
+        Rounded, so that the last bits of losses, which differ with the layout of ranks, choose no member.
+        """
         losses = np.array([self.known.get(member, math.nan) for member in members])
-        return np.log(np.maximum(losses, 0) + NOISE)
+        return np.round(np.log(np.maximum(losses, 0) + NOISE), 4)
 
     def relations(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How far codes [n, slots] miss each budget, and which is nested in which.
