@@ -24,6 +24,8 @@ from tests.support.figures import largest
 LOSS, WEIGHT = 1e-4, 1e-3
 #: relative to the largest of its kind, of a ranking's score; and of a candidate's loss
 SCORE, CANDIDATE = 1e-5, 1e-4
+#: nats, below which a candidate's loss is rounding of the parent's logits
+LEAST = 1e-4
 #: weights of a rotated parent: directions of nearly equal moments turn with the last bit of these
 BASIS = 1e-3
 #: the optimizer's average of gradients
@@ -182,7 +184,7 @@ class Deviation(NamedTuple):
 
     Attributes:
         score: of any axis, relative to the largest of a layer, or of a dropped layer.
-        loss: relative, of any candidate.
+        loss: relative, of any candidate; of one below `LEAST` relative to that.
         weights: how many tensors are not the same, bit by bit; with a basis, which ranks find to rounding alone, to
             `BASIS`.
     """
@@ -216,7 +218,7 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     losses_apart = []
     for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
-        losses_apart.append(abs(a["loss"] - b["loss"]) / (b["loss"] or 1))
+        losses_apart.append(abs(a["loss"] - b["loss"]) / max(b["loss"], LEAST))
     held = [Stored(checkpoint(run)).held() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
     most = 0 if ours.basis is None else BASIS
