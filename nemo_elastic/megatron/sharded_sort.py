@@ -18,8 +18,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.core.layout import Tensor, groups, megatron_selection, megatron_tensors, named
+from nemo_elastic.core.layout import Tensor, groups, is_stream_norm, megatron_selection, megatron_tensors, named
 from nemo_elastic.ranking import Ranking, norm_before, permutation, rotated
 from nemo_elastic.ranking.sorting import number_before
 
@@ -42,7 +41,7 @@ def sort_in_place(parameters: Mapping[str, torch.Tensor], ranking: Ranking, pare
     group = parallel_state.get_tensor_model_parallel_group()
     experts: dict[tuple[str, int | None], list[tuple[str, Tensor]]] = {}
     table = megatron_tensors(parent, parent.full)
-    norms = {name: parameters[name].clone() for name, (t, *_) in table.items() if t.row.dims == (((HIDDEN,),),)}
+    norms = {name: parameters[name].clone() for name, (t, *_) in table.items() if is_stream_norm(t.row)}
     for name, parts in table.items():
         first = parts[0]
         if first.number is not None:

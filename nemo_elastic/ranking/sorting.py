@@ -18,7 +18,7 @@ import numpy as np
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.core.layout import Tensor, by_name, named, sizes, tensors
+from nemo_elastic.core.layout import Tensor, by_name, is_stream_norm, named, sizes, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking.ranking import Ranking, block_order
 
@@ -110,7 +110,7 @@ def rotated(value: torch.Tensor, row: Row, basis_dd: np.ndarray, norm_d: torch.T
     """
     import torch
 
-    if row.dims == (_STREAM,):
+    if is_stream_norm(row):
         return torch.ones_like(value)
     reads, writes = row.dims[1:2] == (_STREAM,), row.dims[0] == _STREAM
     if not (reads or writes):
