@@ -38,7 +38,7 @@ BLOCK: dict[str, Any] = {
     "seed": 15,
 }
 #: relative: losses of a run that went on, and of one on two ranks; some of a GPU's sums have no order
-GONE_ON, ON_TWO = 5e-3, 1e-2
+GONE_ON, ON_TWO = 5e-3, 5e-3
 
 
 def elastic_task(data: Path, out: Path, tensor: int) -> Any:
@@ -102,12 +102,12 @@ def launch(data: Path, out: Path, tensor: int = 1) -> list[float]:
 
 
 def make_data(place: Path) -> Path:
-    """Tokens of one module of the standard library."""
+    """Tokens of modules of the standard library."""
     from nemo_elastic.data.build import build_data
 
     (place / "text").mkdir()
-    shutil.copy(Path(json.__file__).parents[1] / "decimal.py", place / "text")
-    shutil.copy(Path(json.__file__).parents[1] / "calendar.py", place / "text")
+    for name in ("argparse", "calendar", "datetime", "subprocess", "tarfile", "typing"):
+        shutil.copy(Path(json.__file__).parents[1] / f"{name}.py", place / "text")
     build_data(place / "data", [place / "text"], vocab=512, held_out_problems=4)
     return place / "data"
 
@@ -129,11 +129,19 @@ def check_save_and_load(place: Path) -> float:
 
 
 def check_tensor_parallel(place: Path) -> float:
-    """The same run on one rank and on two with sequence parallelism, NCCL between GPUs: how far losses are apart."""
-    data = make_data(place)
-    one, two = launch(data, place / "one"), launch(data, place / "two", 2)
-    worst = _worst(two, one)
-    assert len(one) == STEPS and worst <= ON_TWO, (one, two)
+    """What one rank saved goes on on two with sequence parallelism, NCCL between GPUs: how far losses are apart.
+
+    From the start they cannot be compared: the initial weights of a shard are drawn by each rank for itself.
+    """
+    from nemo_elastic.hosts.nemo.curriculum.jobs import end_of
+
+    data, whole, second = make_data(place), place / "one", place / "two"
+    one = launch(data, whole)
+    saved = Path(end_of(str(whole), SAVED))
+    shutil.copytree(saved, second / "checkpoints" / saved.name)
+    two = launch(data, second, 2)
+    worst = _worst(two, one[SAVED:])
+    assert len(two) == STEPS - SAVED and worst <= ON_TWO, (one, two)
     return worst
 
 
