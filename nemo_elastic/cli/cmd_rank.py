@@ -60,7 +60,7 @@ def command(
     samples = SAMPLES if block is None else block.importance.samples
     check_device(device, "--device")
     source = open_source(parent)
-    how = RankOptions() if block is None else RankOptions.of(block, source.parent)
+    how = RankOptions.of(block, source.parent)
     text = read_eval_data(data, source, "train", samples * length)
     windows = _windows(data, text, samples, length)
     with counting("ranking", json) as bar:
@@ -69,7 +69,9 @@ def command(
     if json:
         options.print_json({"digest": ranking.digest, "depth": list(ranking.depth)})
         return
-    typer.echo(f"{out}: digest {ranking.digest}; layers from least important: {list(ranking.depth)}", err=True)
+    tied = " (its head is tied to the embedding)" if source.parent.tied else ""
+    typer.echo(f"{out}: digest {ranking.digest}; residual stream by {how.hidden}{tied}", err=True)
+    typer.echo(f"{out}: layers from least important: {list(ranking.depth)}", err=True)
 
 
 def _ranked(

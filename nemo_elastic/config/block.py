@@ -23,7 +23,7 @@ from nemo_elastic.config.sections import (
     SearchConfig,
 )
 from nemo_elastic.core.budget import AxisConfig, Budget, check_names
-from nemo_elastic.core.family import PARENT_WIDTH, Parent
+from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH, Parent
 from nemo_elastic.core.kinds.registry import DEPTH, all_axes, layer_axes, striped_axes
 from nemo_elastic.core.manifest import FILE
 from nemo_elastic.core.precision import check_blocks
@@ -42,7 +42,7 @@ from nemo_elastic.io.fields import (
     read,
     schema_of,
 )
-from nemo_elastic.io.read import read_yaml
+from nemo_elastic.io.read import read_json, read_yaml
 from nemo_elastic.io.write import absolute_if_there
 
 __all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig", "json_schema"]
@@ -220,8 +220,14 @@ class ElasticConfig:
             if axis in parent.axes:
                 own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
                 stripes[size] = own.stripes or (default_stripes(axis, own.choices) if sorts else 1)
-        norm = PARENT_WIDTH if self.importance.hidden == "basis" else parent.norm
-        return replace(parent, norm=norm, **stripes)
+        return replace(parent, norm=PARENT_WIDTH if sorts else self._given_norm(parent), **stripes)
+
+    def _given_norm(self, parent: Parent) -> str:
+        """What the norms of members divide by whose weights come as they are: as their family says."""
+        if self.is_sorted and Path(str(self.shapes_file)).exists():
+            shape = read_json(str(self.shapes_file)).get("parent", {})
+            return shape.get("norm", OWN_WIDTH)
+        return parent.norm
 
     def _opened(self, parent: Parent) -> Parent:
         """`parent` with all axes of this block."""

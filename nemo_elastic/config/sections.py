@@ -14,7 +14,7 @@ from nemo_elastic.errors import bad
 from nemo_elastic.io.fields import Between, Length, OneOf, check
 
 #: how the residual stream, neurons, all widths, experts and layers are ranked
-HIDDENS, FFN = ("magnitude", "basis"), ("activation", "first")
+HIDDENS, FFN = ("basis", "magnitude"), ("activation", "first")
 AGGREGATIONS, EXPERTS = ("l2_mean", "mean"), ("mean", "l2")
 DEPTH_SCORES = ("mse", "cosine")
 GATES = ("soft", "hard")
@@ -39,9 +39,9 @@ class ImportanceConfig:
     Attributes:
         samples: training sequences that are looked at, the first of the run's data, by all data-parallel ranks
             together.
-        hidden: magnitude (channels of the residual stream are chosen by the norms' outputs) or basis (the stream is
-            rotated so that its first channels hold most of it; the parent's function stays the same). A parent whose
-            head is tied to its embedding takes magnitude only.
+        hidden: basis (the residual stream is rotated so that its first channels hold most of it; the parent's function
+            stays the same) or magnitude (channels are chosen by the norms' outputs). A parent whose head is tied to
+            its embedding and a family that keeps the whole width are ranked by magnitude.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
         experts: mean (of an expert's weight times the norm of what it puts out, over the tokens sent to it) or l2 (the
@@ -52,7 +52,7 @@ class ImportanceConfig:
     """
 
     samples: _AtLeastOne = 1024
-    hidden: Annotated[str, OneOf(HIDDENS)] = "magnitude"
+    hidden: Annotated[str, OneOf(HIDDENS)] = "basis"
     ffn: Annotated[str, OneOf(FFN)] = "activation"
     aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "l2_mean"
     experts: Annotated[str, OneOf(EXPERTS)] = "mean"

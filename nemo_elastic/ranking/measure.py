@@ -46,7 +46,7 @@ def rank(
         parent: its shape.
         batches: rows of tokens, each token of which counts by its weight; or tokens [b, l], which all count alike.
             Consumed once.
-        options: how importance is measured.
+        options: how importance is measured; None: `RankOptions.of`.
         progress: called with (phase, done, total): phase "widths" (total 0: not known) and "depth".
         reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
             must call `rank` alike, with as many samples in batches of the same size, and then get the same ranking.
@@ -59,7 +59,7 @@ def rank(
     Raises:
         ElasticError: no batch, or activations or logits that are not finite.
     """
-    options = options or RankOptions()
+    options = options or RankOptions.of(None, parent)
     measuring = _Measuring(model, parent, options, reduce, shards)
     with torch.no_grad():
         measuring.look(batches, progress)

@@ -56,8 +56,8 @@ class RankOptions:
     """How importance is measured.
 
     Attributes:
-        hidden: channels of the residual stream by "magnitude" of the norms' outputs, or the principal directions of
-            the norms' inputs as a new "basis" (`Ranking.basis`).
+        hidden: channels of the residual stream by "magnitude" of the norms' outputs, as in files of before there was a
+            choice, or the principal directions of the norms' inputs as a new "basis" (`Ranking.basis`).
         ffn: neurons by the "activation" that enters the second linear (Minitron), or by the "first" linear's output
             (Nemotron Elastic).
         aggregation: "l2_mean" is sqrt(sum over samples of (mean over tokens of |a|)^2), "mean" the mean over both.
@@ -84,17 +84,21 @@ class RankOptions:
         check(self, "rank")
 
     @classmethod
-    def of(cls, config: ElasticConfig, parent: Parent) -> RankOptions:
+    def of(cls, config: ElasticConfig | None, parent: Parent) -> RankOptions:
         """As a block asks for it: layers are dropped one by one down to its smallest depth; others are not measured.
 
+        Without a block everything is measured. A head that is tied to the embedding, and a stream that no member cuts,
+        take no basis.
+
         Raises:
-            ElasticError: The block's axes do not fit the parent, or a basis is asked for of one with a tied head.
+            ElasticError: The block's axes do not fit the parent.
         """
+        if config is None:
+            return cls(hidden="magnitude" if parent.tied else "basis")
         own, axes = config.importance, config.resolve_axes(parent)
-        if own.hidden == "basis" and parent.tied:
-            raise bad("elastic.importance.hidden", own.hidden, f"magnitude: {_TIED}")
+        rotates = own.hidden == "basis" and not parent.tied and len(axes[HIDDEN].choices) > 1
         return cls(
-            hidden=own.hidden,
+            hidden="basis" if rotates else "magnitude",
             ffn=own.ffn,
             aggregation=own.aggregation,
             experts=own.experts,
@@ -107,7 +111,7 @@ class RankOptions:
 
     def to_json(self) -> dict[str, Any]:
         out = asdict(self)
-        for name, default in (("experts", EXPERTS[0]), ("hidden", HIDDENS[0])):
+        for name, default in (("experts", EXPERTS[0]), ("hidden", "magnitude")):
             if out[name] == default:  # rankings of before there was a choice do not have the field
                 del out[name]
         return out
@@ -191,10 +195,7 @@ class Ranking:
         return self
 
     def check_block(self, config: ElasticConfig, parent: Parent) -> Ranking:
-        """Return self if it is as a block asks that names it for this parent, else raise `ElasticError`."""
-        own, asked = self.options.hidden, config.importance.hidden
-        if own != asked:
-            raise bad("elastic.importance.hidden", asked, f"{own}, as {config.ranking} has it, or another ranking")
+        """Return self if its drops of layers suffice for a block that names it, else raise `ElasticError`."""
         return self.check_depth(config.resolve_axes(parent)[DEPTH].choices[-1], str(config.ranking))
 
     def check_depth(self, smallest: int, where: str = "ranking") -> Ranking:

@@ -20,7 +20,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet, cuts_heads
+from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
@@ -123,8 +123,6 @@ def init_family(
     parent = config.parent_shape(source.parent, sorts=ranking is not None)
     axes = config.resolve_axes(parent)
     read, weights, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
-    if read is not None and read.basis is not None:
-        parent = replace(parent, norm=PARENT_WIDTH)
     subnets, order = _members(parent, config, None if read is None else read.depth)
     family = Family.of(
         parent,

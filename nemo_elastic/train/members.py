@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nemo_elastic.core.codes import decode, encode, width
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.router import Router
 
 
@@ -52,6 +52,7 @@ class Members(nn.Module):
         codes: int64 [budgets, 1 + 3 * layers], see `encode`; zeros until shapes were found.
         drop_order: int64 [layers], in which smaller shapes lose layers; without a router only, which has it otherwise.
         frozen: int64 [1]: 1 once the shapes are fixed and every step is sliced.
+        parent_norm: int64 [1]: 1 where members' norms divide by the parent's width, see `Parent.norm`.
         live: int64 [budgets, keep, 1 + 3 * layers]: codes of candidates by their numbers, zeros where there is none.
         losses: int64 [budgets, keep]: bits of float64, of the candidates when they were compared last, NaN before.
             Floats would be rounded to bf16 with the weights.
@@ -64,6 +65,7 @@ class Members(nn.Module):
     router: Router | None
     codes: torch.Tensor
     frozen: torch.Tensor
+    parent_norm: torch.Tensor
     drop_order: torch.Tensor
     live: torch.Tensor
     losses: torch.Tensor
@@ -75,6 +77,7 @@ class Members(nn.Module):
         self.router = router
         self.register_buffer("codes", torch.zeros(budgets, width(parent), dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("parent_norm", torch.tensor([int(parent.norm == PARENT_WIDTH)]))
         if router is None:
             self.register_buffer("drop_order", torch.zeros(parent.num_layers, dtype=torch.int64))
         if keep:

@@ -28,8 +28,12 @@ COLUMNS = ("rank", "stage 1", "stage 2", "validate")
 STEPS, CHATS = 2, 60
 #: name of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
 AS_STOCK, APART = "as stock", 1e-5
-#: a block by which the whole member alone is trained, by cross-entropy
-WHOLE: dict[str, Any] = {"sampling": {"full": 1}, "distill": {"teacher": "none"}}
+#: a block by which the whole member alone is trained, by cross-entropy; Adam would move a rotated stream along other
+#: coordinates than the stock one
+WHOLE: dict[str, Any] = {
+    "sampling": {"full": 1}, "distill": {"teacher": "none"},
+    "importance": {"samples": 4, "depth_samples": 2, "hidden": "magnitude"},
+}  # fmt: skip
 #: a block that ranks, searches and compares candidates on the data, before the second of two steps: those of the
 #: member that the first one trains
 ASKS: dict[str, Any] = {

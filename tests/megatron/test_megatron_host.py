@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import PARENT_WIDTH, Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.nemotron_h import NemotronH
@@ -28,7 +28,7 @@ from tests.train.torch_host import TorchHost
 from .models import alone, build, randomise, start, state_of
 
 pytestmark = pytest.mark.nemo
-PARENT = Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4)
+PARENT = Parent("M-M*-M", 24, 40, 24, 12, 4, 4, 6, 4, 6, 2, 4, ffn_stripes=4, norm=PARENT_WIDTH)
 BLOCK = {
     "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}],
     "axes": {"hidden": [24, 20, 16], "ffn": {"choices": [24, 16], "stripes": 4}, "depth": [6, 5]},

@@ -168,15 +168,16 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
     config = ElasticConfig.from_dict(BLOCK | {"distill": {"quantize": "nvfp4"}})
     with pytest.raises(ElasticError, match="quantize: 'nvfp4' "):
         FamilyTraining(config)
-    family, core, frozen = FamilyTraining(config, stage=3), build(PARENT, elastic=False), build(PARENT, elastic=False)
+    parent = config.parent_shape(PARENT)
+    family, core, frozen = FamilyTraining(config, stage=3), build(parent, elastic=False), build(parent, elastic=False)
     randomise(core)
     randomise(frozen, seed=7)
-    weights, teacher = (from_megatron(PARENT, PARENT.full, state_of(m)) for m in (core, frozen))
-    plain = TorchHost(PARENT, weights, tokens(), micro_batch_size=2)
-    plain.model.rounding, plain.frozen = "nvfp4", NemotronH(PARENT, teacher)
+    weights, teacher = (from_megatron(parent, parent.full, state_of(m)) for m in (core, frozen))
+    plain = TorchHost(parent, weights, tokens(), micro_batch_size=2)
+    plain.model.rounding, plain.frozen = "nvfp4", NemotronH(parent, teacher)
     mask, samples = torch.ones(2, 8), (Sample(0, None), Sample(1, MEMBER))
     with cuda_as_cpu():
-        host = host_class()(make_family(core, family, PARENT), core, frozen)
+        host = host_class()(make_family(core, family, parent), core, frozen)
         steps = FamilyStep(family, host, HeldOut(config.distill))
         for host.step in range(2):
             for sample in samples:

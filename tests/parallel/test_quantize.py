@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.parallel.compare import checkpoint, elastic, identical, lines, same
+from tests.parallel.compare import WEIGHT, apart, checkpoint, elastic, identical, lines
 from tests.parallel.forks import measured
 from tests.parallel.runs import Job, Layout, do, host, prepare
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 SCHEME = "nvfp4" if host().__name__.endswith("bridge") else "fp8"
+#: relative, of a loss: a weight of which two ranks have another last bit may round to the next value
+ROUNDED = 5e-4
 #: of whole blocks
 AXES = {"hidden": [32, 16], "ffn": {"choices": [64, 32], "stripes": 2}, "attention_heads": [8, 4], "depth": [8, 7, 6]}
 STEPS, STOP = 3, 2
@@ -65,7 +67,8 @@ def test_a_stage_of_one_step_ends_with_its_last_comparison(place: Path) -> None:
 
 
 def test_two_ranks_round_as_one_does(place: Path) -> None:
-    same(place / "tp2", place / "whole")
+    loss, weight = apart(place / "tp2", place / "whole")
+    assert loss <= ROUNDED and weight <= WEIGHT
 
 
 def test_a_killed_run_goes_on_as_an_uninterrupted_one(place: Path) -> None:

@@ -132,8 +132,10 @@ def drafts(folder: Path, tokens_bl: torch.Tensor, member: Subnet | None = None) 
     steps = Layers(weights_of(own, behind_held, state), None if theirs is None else Gates.of(own, theirs))
     gate_d = torch.ones(held.hidden) if gates is None else gates.hidden
 
+    factor = parent.norm_factor(held.hidden, int(gate_d.sum()))
+
     def normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, weight * gate_d, parent.norm_eps, gate_d.sum())
+        return rms_norm(x, weight * gate_d * factor, parent.norm_eps, gate_d.sum())
 
     x_bld = trunk.embed(tokens_bl)
     for index in trunk.indices:

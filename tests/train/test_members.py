@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH
 from nemo_elastic.formats.megatron.stored import elastic_family
 from nemo_elastic.train.members import Candidate, Members
 from tests.shapes import PARENT
@@ -61,14 +64,17 @@ def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path)
     assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [(12, 12, 0.25)] * 2
 
 
-def test_without_a_router_the_order_of_dropped_layers_is_saved_too() -> None:
+def test_a_checkpoint_says_the_order_of_dropped_layers_and_the_norm() -> None:
     """Sizes between members lose the least important layers, not the last ones."""
     order = [3, 1, 0, 2, 4]
-    held, block = Members(PARENT, 2), {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}]}
+    held = Members(replace(PARENT, norm=PARENT_WIDTH), 2)
+    block: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}]}
     held.put([PARENT.full, PARENT.uniform([0, 2, 4], hidden=8, ffn=8)], frozen=True)
     held.drop_order.copy_(torch.tensor(order))
     saved = {name: value.clone() for name, value in held.state_dict().items()}
     block["axes"] = {"hidden": [16, 8], "ffn": [16, 8], "depth": [5, 3]}
-    assert elastic_family(PARENT, saved, block, "here").drop_order == tuple(order)
-    del saved["drop_order"]
-    assert elastic_family(PARENT, saved, block, "here").drop_order is None
+    family = elastic_family(PARENT, saved, block, "here")
+    assert (family.drop_order, family.parent.norm) == (tuple(order), PARENT_WIDTH)
+    del saved["drop_order"], saved["parent_norm"]  # as runs of before saved it
+    family = elastic_family(PARENT, saved, block, "here")
+    assert (family.drop_order, family.parent.norm) == (None, OWN_WIDTH)

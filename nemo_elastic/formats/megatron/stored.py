@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.codes import decode
-from nemo_elastic.core.family import Parent
+from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH, Parent
 from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prediction import PREFIX as PREFIX_BEHIND
@@ -197,7 +197,8 @@ def elastic_family(
         provenance: recorded in elastic.json.
     """
     config = ElasticConfig.from_dict(dict(block))
-    shape, codes = config.parent_shape(parent), elastic.get("codes")
+    norm = PARENT_WIDTH if bool(elastic.get("parent_norm", False)) else OWN_WIDTH  # runs of before have none
+    shape, codes = replace(config.parent_shape(parent), norm=norm), elastic.get("codes")
     if codes is None or not codes.any():
         raise bad("checkpoint", where, "an elastic checkpoint with members")
     if codes.ndim != 2 or codes.dtype != torch.int64:
