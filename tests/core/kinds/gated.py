@@ -7,7 +7,7 @@ It is what the documentation says that a kind takes: a record with its rows, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from nemo_elastic.core.kinds import registry
 from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row
-from nemo_elastic.nn.forward import MIXERS, LayerRun
+from nemo_elastic.nn.forward import MIXERS, LayerRun, Mixer
 
 GATED, UNITS, UNIT_SIZE = "gated", "gated_units", "gated_unit_size"
 _HIDDEN, _INNER = ("hidden",), (UNITS, UNIT_SIZE)
@@ -55,13 +55,15 @@ def gated(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 
 
 @contextmanager
-def registered() -> Iterator[None]:
-    """The package knows the kind while this lasts."""
-    registry.register(KIND)
-    MIXERS[GATED] = gated
+def registered(kinds: Sequence[tuple[Kind, Mixer]] = ((KIND, gated),)) -> Iterator[None]:
+    """The package knows the kinds while this lasts."""
+    for kind, mixer in kinds:
+        registry.register(kind)
+        MIXERS[kind.name] = mixer
     try:
         yield
     finally:
-        for axis in registry.KINDS.pop(GATED).widths:
-            del registry._LAYER_AXES[axis]
-        del MIXERS[GATED]
+        for kind, _ in kinds:
+            for axis in registry.KINDS.pop(kind.name).widths:
+                del registry._LAYER_AXES[axis]
+            del MIXERS[kind.name]
