@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.nn.weights import random_state
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 # Attention heads of 32 channels: vLLM's CPU backend has no smaller ones.
 PARENT = Parent(
     pattern="M-M*-M-*-", hidden=128, vocab=512, ffn=256, mamba_heads=8, mamba_head_dim=16, mamba_groups=2, state=16,
-    attention_heads=8, kv_heads=2, attention_head_dim=32, ffn_stripes=4,
+    attention_heads=8, kv_heads=2, attention_head_dim=32, ffn_stripes=4, norm=PARENT_WIDTH,
 )  # fmt: skip
 #: With experts that read the stream, and with some in a latent width.
 EXPERTS = replace(PARENT, pattern="MEM*E", ffn=1, ffn_stripes=1, experts=8, expert_ffn=96, shared_ffn=160,
