@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study import baselines, baselines_table, context
+from benchmarks.study import baselines, baselines_table, context, real
 from benchmarks.study.baselines import AXES, BLOCK
 from benchmarks.study.modelopt_baseline import PYTHON
 from benchmarks.study.nemo_runs import (
@@ -108,7 +108,7 @@ def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("study", [baselines, context])
+@pytest.mark.parametrize("study", [baselines, context, real])
 def test_the_documented_tables_are_those_of_the_kept_results(study: Any) -> None:
     name = study.__name__.rpartition(".")[2]
     table = study.study(SimpleNamespace(kept=True))
