@@ -46,7 +46,6 @@ BLOCK = {
     "importance": {"samples": 8, "ffn": "first", "depth": "cosine"},
     "shapes": "router",
     "search": {"candidates": 6, "tokens": 256},
-    "halving": {"cuts": [0.1, 0.5]},
     "router": {"hidden": 8, "tau": [1.0, 0.1], "gate": "hard", "freeze_at": 0.5},
     "distill": {"terms": {"kl": 1, "ce": 0.5}},
     "sampling": {"big": 1, "half": 2.5},

@@ -18,7 +18,6 @@ from nemo_elastic.config.block import WAYS, ElasticConfig
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,
-    HalvingConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
@@ -39,7 +38,6 @@ PLACES: dict[type, str] = {
     AxisConfig: "elastic.axes.NAME",
     ImportanceConfig: "elastic.importance",
     SearchConfig: "elastic.search",
-    HalvingConfig: "elastic.halving",
     RouterConfig: "elastic.router",
     DistillConfig: "elastic.distill",
     DataConfig: "elastic.data",

@@ -16,7 +16,7 @@ from html import escape
 from math import exp
 from pathlib import Path
 
-from nemo_elastic.config.sections import HalvingConfig, RouterConfig
+from nemo_elastic.config.sections import RouterConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.plan import preset
 
@@ -214,14 +214,7 @@ def curriculum() -> Picture:
             p.text(x + w / 2, y + 44 * weight + 4, f"{name}: {weight:.2g}" if i else f"{name}: 1/3",
                    "small on", "middle")  # fmt: skip
             y += 88 * weight
-        if i == 0:
-            last = x + w * HalvingConfig().cuts[-1]
-            p.line([(last, 140), (last, 256)], "line dash")
-            p.text(last, 270, "shapes frozen", "small bold", "middle")
-            p.text(x, 252, "candidates", "small muted")
-            p.text(last + 8, 252, "one shape for each size", "small muted")
-        else:
-            p.text(x, 252, "the same shapes", "small muted")
+        p.text(x, 252, "the same shapes" if i else "one shape for each size", "small muted")
         x += w + gap
     p.text(
         16,

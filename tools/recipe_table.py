@@ -44,7 +44,6 @@ def table(host: str) -> str:
 
 
 def _same(curriculum: Any, config: Any) -> str:
-    steps = curriculum.stage1.max_steps
     rows = (
         (
             "learning rate of the weights",
@@ -53,12 +52,6 @@ def _same(curriculum: Any, config: Any) -> str:
         ("warm-up", f"{curriculum.warmup_steps} steps, once"),
         ("sequences ranked", f"{config.importance.samples}"),
         ("candidates of the search", f"{config.search.candidates}, on {config.search.tokens} tokens each"),
-        ("candidates trained", f"{config.keep} of a budget"),
-        (
-            "compared and halved at",
-            f"steps {' and '.join(f'{step:,}' for step in config.halving.steps(steps))}, "
-            f"on {config.halving.tokens} tokens each",
-        ),
         ("loss", f"forward KL from the {config.distill.teacher} parent at temperature {config.distill.temperature:g}"),
     )
     return "\n".join([_row(("In all of them", "set to")), "|---|---|", *(_row(row) for row in rows)]) + "\n"

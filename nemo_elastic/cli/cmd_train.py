@@ -18,7 +18,7 @@ Host = Enum("Host", {"nemo": "nemo", "bridge": "bridge"}, type=str)
 
 _OVERRIDES = typer.Argument(
     metavar="[FIELD=VALUE]...",
-    help="Fields of the recipe; fields of the block, such as elastic.search.keep=2; teacher=, stage=, previous=, "
+    help="Fields of the recipe; fields of the block, such as elastic.search.tokens=4096; teacher=, stage=, previous=, "
     "total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts without asking. "
     "--to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
 )

@@ -16,7 +16,6 @@ from typing import Annotated, Any
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,
-    HalvingConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
@@ -45,10 +44,12 @@ from nemo_elastic.io.fields import (
 from nemo_elastic.io.read import read_json, read_yaml
 from nemo_elastic.io.write import absolute_if_there
 
-__all__ = ["EVEN", "HALVING", "ROUTER", "SEARCH", "WAYS", "ElasticConfig", "json_schema"]
+__all__ = ["EVEN", "ROUTER", "SEARCH", "WAYS", "ElasticConfig", "json_schema"]
 
 #: ways to shapes, beside those of a file
-WAYS = HALVING, ROUTER, SEARCH, EVEN = "halving", "router", "search", "even"
+WAYS = SEARCH, ROUTER, EVEN = "search", "router", "even"
+#: a way of before, and fields that only older blocks have
+_HALVING, _REMOVED = "halving", ("budgets_per_batch", "halving")
 
 
 def _axes(given: Any, field: str) -> dict[str, AxisConfig]:
@@ -83,13 +84,11 @@ class ElasticConfig:
         axes: axis name -> choices; an absent axis is rigid.
         ranking: folder of a ranking; null ranks at the start.
         importance: how to rank where `ranking` is null.
-        shapes: how members get their shapes. halving: the search's best few candidates of each budget share its
-            micro-batches at the start of stage 1, and the better ones stay. router: it learns them (Nemotron Elastic).
-            search: those of the lowest untrained loss. even: the most even cuts that meet the budgets. Or a file
+        shapes: how members get their shapes. search: those of the lowest untrained loss. router: it learns them
+            (Nemotron Elastic). even: the most even cuts that meet the budgets. Or a file
             `….json`, as a run writes it: {"members": {name: subnet}}. With the `elastic.json` of a family the weights
             are in its order already, and nothing ranks or sorts them.
-        search: of `shapes: halving` and `shapes: search`.
-        halving: of `shapes: halving`.
+        search: of `shapes: search`.
         router: of `shapes: router`.
         distill: the loss.
         data: how rows of several documents are read.
@@ -103,9 +102,8 @@ class ElasticConfig:
     axes: Annotated[Mapping[str, AxisConfig], _AXES]
     ranking: Annotated[str, PATH] | None = None
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
-    shapes: Annotated[str, _SHAPES] = HALVING
+    shapes: Annotated[str, _SHAPES] = SEARCH
     search: SearchConfig = field(default_factory=SearchConfig)
-    halving: HalvingConfig = field(default_factory=HalvingConfig)
     router: RouterConfig | None = None
     distill: DistillConfig = field(default_factory=DistillConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -145,6 +143,11 @@ class ElasticConfig:
     def from_dict(cls, data: Any) -> ElasticConfig:
         """Read a block (a mapping as YAML or JSON gives it); unknown fields are errors with the nearest name."""
         return read(cls, _current(data), "elastic")
+
+    @classmethod
+    def stored(cls, data: Mapping[str, Any]) -> ElasticConfig:
+        """A block as a checkpoint has it. The members of one by halving are read as those that a search found."""
+        return cls.from_dict({**data, "shapes": SEARCH} if data.get("shapes") == _HALVING else data)
 
     @classmethod
     def of(cls, block: ElasticConfig | Mapping[str, Any] | str | Path) -> ElasticConfig:
@@ -191,17 +194,10 @@ class ElasticConfig:
     @property
     def searches(self) -> bool:
         """Whether candidates are measured untrained."""
-        return self.shapes in (HALVING, SEARCH)
-
-    @property
-    def keep(self) -> int:
-        """Candidates of a budget that stage 1 trains, at most; 0 where it trains one shape."""
-        return self.search.keep if self.shapes == HALVING else 0
+        return self.shapes == SEARCH
 
     def freeze_step(self, steps: int) -> int:
         """First step of a stage 1 of so many in which shapes are fixed."""
-        if self.shapes == HALVING:
-            return self.halving.steps(steps)[-1]
         return 0 if self.router is None else self.router.freeze_step(steps)
 
     def parent_shape(self, parent: Parent, sorts: bool = True) -> Parent:
@@ -346,12 +342,17 @@ def _read(path: str | Path) -> Any:
 
 
 def _current(data: Any) -> Any:
-    """A block without `budgets_per_batch`, which blocks in checkpoints have from before it was removed."""
-    if not isinstance(data, Mapping) or "budgets_per_batch" not in data:
+    """A block without the fields that blocks in checkpoints have from before they were removed."""
+    if not isinstance(data, Mapping):
         return data
-    if data["budgets_per_batch"] not in (None, 1):
+    if data.get("budgets_per_batch") not in (None, 1):
         raise bad("elastic.budgets_per_batch", data["budgets_per_batch"], "1: a micro-batch trains one member")
-    return {name: value for name, value in data.items() if name != "budgets_per_batch"}
+    if data.get("shapes", _HALVING if _HALVING in data else SEARCH) == _HALVING:
+        raise bad("elastic.shapes", _HALVING, f"{SEARCH}, which replaced it: remove `halving` and `search.keep` too")
+    out = {name: value for name, value in data.items() if name not in _REMOVED}
+    if isinstance(out.get("search"), Mapping):
+        out["search"] = {name: value for name, value in out["search"].items() if name != "keep"}
+    return out
 
 
 def _listed(shares: tuple[float, ...]) -> str:

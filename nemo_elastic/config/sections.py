@@ -24,8 +24,6 @@ NONFINITE = ("stop", "skip")
 JOINED, APART = "joined", "apart"
 
 _AtLeastOne = Annotated[int, Between(1)]
-_CUTS = "one to three rising shares of stage 1 between 0 and 1"
-_Cut = Annotated[float, Between(0, 1, _CUTS)]
 _PAIR = "two numbers: at the start and at freeze_at"
 _Positive = Annotated[float, Between(1e-6, 1e6, "positive numbers")]
 _Pair = Annotated[tuple[_Positive, _Positive], Length(said=_PAIR)]
@@ -65,49 +63,20 @@ class ImportanceConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Search over untrained losses, for `shapes: halving` and `shapes: search`.
+    """Search over untrained losses, for `shapes: search`.
 
     Attributes:
         candidates: members measured at most; fewer where no other can win.
         tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
             from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
             data-parallel ranks together, of which each measures at least one.
-        keep: candidates of a budget that `shapes: halving` trains: the best of different residual width, depth and
-            number of experts.
     """
 
     candidates: _AtLeastOne = 256
     tokens: _AtLeastOne = 65536
-    keep: Annotated[int, Between(1, 8, "from 1 to 8: few that differ, not many alike")] = 4
 
     def __post_init__(self) -> None:
         check(self, "elastic.search")
-
-
-@dataclass(frozen=True)
-class HalvingConfig:
-    """Successive halving of the candidates in stage 1, for `shapes: halving`.
-
-    Attributes:
-        cuts: shares of stage 1's steps at which candidates are compared and the worse half goes. After the last cut
-            one candidate of each budget is left, before it at most two, before the one before it at most four. Only
-            candidates that have trained are compared: with too few micro-batches before the first cut, the last of
-            the search go then.
-        tokens: training tokens of a comparison: the last of the run's data, in whole micro-batches of all
-            data-parallel ranks together; all where there are fewer.
-    """
-
-    cuts: Annotated[tuple[_Cut, ...], Length(1, 3, _CUTS)] = (0.12, 0.25)
-    tokens: _AtLeastOne = 65536
-
-    def __post_init__(self) -> None:
-        check(self, "elastic.halving")
-        if list(self.cuts) != sorted(self.cuts):
-            raise bad("elastic.halving.cuts", list(self.cuts), _CUTS)
-
-    def steps(self, steps: int) -> list[int]:
-        """The step of each cut in a stage 1 of so many: how many are done when it is made."""
-        return [round(cut * steps) for cut in self.cuts]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ BLOCK: dict[str, Any] = {
     },
     "importance": {"samples": 64, "depth_samples": 8},
     "search": {"candidates": 96, "tokens": 4096},
-    "halving": {"tokens": 8192},
     "distill": {"chunk_tokens": 512},
 }
 #: the demo looks at less than a run of its own would
@@ -76,6 +75,5 @@ SHORT = replace(
     | {
         "importance": {"samples": 8, "depth_samples": 2},
         "search": {"candidates": 12, "tokens": 1024},
-        "halving": {"tokens": 2048},
     },
 )

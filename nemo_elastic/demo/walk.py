@@ -103,9 +103,9 @@ class Demo:
             from .demo_training import train_parent, train_stage
         with self.phase("parent", f"{s.parent_steps} steps of a stock NeMo recipe"):
             parent = train_parent(out / "data", out / "parent", s, self._first_picture)
-        with self.phase("stage 1", "rank, sort, search shapes; then train at 128 tokens, and halve the candidates"):
+        with self.phase("stage 1", "rank, sort, search shapes; then train at 128 tokens"):
             first = train_stage(1, out / "data", out / "stage1", s, parent)
-            self.draw("importance and candidates")
+            self.draw("importance")
         with self.phase("stage 2", "the same members at 512 tokens"):
             second = train_stage(2, out / "data", out / "stage2", s, parent, first)
         with self.phase("cut", "every member as a Hugging Face folder and as a NeMo checkpoint"):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A step of a family on megatron-core, a validation and a comparison of members, and their sums over ranks."""
+"""A step of a family on megatron-core, a validation, and their sums over ranks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import bad
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
-from nemo_elastic.train.heldout import KL_SUM, TOKENS, HeldOut
+from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining, Ran
 
@@ -33,9 +32,6 @@ class FamilyStep:
     family: FamilyTraining
     host: MegatronHost
     heldout: HeldOut
-
-    def __post_init__(self) -> None:
-        self.host.comparing = self.compare
 
     @property
     def teaches_in_pipeline(self) -> bool:
@@ -91,17 +87,6 @@ class FamilyStep:
 
     # ------------------------------------------------------------------ comparing
 
-    def compare(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> list[float]:
-        """See `Host.compare`: of these micro-batches."""
-        sums = self.sums(members, batches)[1:]
-        if not sums[0, TOKENS]:
-            raise bad(
-                "data",
-                f"{len(batches)} micro-batches",
-                "micro-batches in which tokens count, to compare candidates on",
-            )
-        return (sums[:, KL_SUM] / sums[:, TOKENS]).tolist()
-
     def sums(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> torch.Tensor:
         """What the whole model and some members lose: a validation outside of the host's own.
 
@@ -137,7 +122,7 @@ class FamilyStep:
                 collect_non_loss_data=True,
             )
         sums = from_last_rank(all_ranks(rows) if rows else heldout.sums.to(next(core.parameters()).device))
-        torch.distributed.broadcast(sums, 0)  # another last bit on another rank would keep another candidate
+        torch.distributed.broadcast(sums, 0)  # the last bits are those of one rank
         return sums
 
 

@@ -127,35 +127,15 @@ def first_rows(
     """
     each = training_share(sequences)
     _check_length(dataset, each * parallel_state.get_data_parallel_world_size())
-    for wanted in _dealt(0, each, size):
+    for wanted in _dealt(each, size):
         batch = read(iter([_collated(dataset, wanted, collate)]))
         yield _as_long(Rows.masked(batch["tokens"], batch["loss_mask"], batch["documents"]))
 
 
-def last_batches(
-    dataset: Any,
-    collate: Callable[[list[Any]], Any] | None,
-    read: Callable[[Iterator[Any]], dict[str, Any]],
-    sequences: int,
-    size: int,
-) -> list[dict[str, Any]]:
-    """This data-parallel rank's share of the last training sequences, which a young training has not seen.
-
-    Args:
-        dataset, collate, read, size: see `first_rows`.
-        sequences: how many all ranks look at: no more than there are, and no fewer than a micro-batch of each rank.
-    """
-    ranks = parallel_state.get_data_parallel_world_size()
-    _check_length(dataset, size * ranks)
-    each = max(1, min(sequences, len(dataset)) // (ranks * size)) * size
-    micro_batches = _dealt(len(dataset) - each * ranks, each, size)
-    return [read(iter([_collated(dataset, wanted, collate)])) for wanted in micro_batches]
-
-
-def _dealt(first: int, each: int, size: int) -> Iterator[range]:
+def _dealt(each: int, size: int) -> Iterator[range]:
     """Numbers of the sequences of this data-parallel rank's micro-batches: ranks take them in turn, `each` in all."""
     rank, ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    numbers = range(first + rank, first + each * ranks, ranks)
+    numbers = range(rank, each * ranks, ranks)
     return (numbers[at : at + size] for at in range(0, each, size))
 
 

@@ -11,7 +11,7 @@ shape; the teacher's half of them is zero and ends where it came from.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,6 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 
-from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.nn.documents import Documents
@@ -41,8 +40,8 @@ from .vocabulary import Output, distill_loss, hidden_states
 class MegatronHost:
     """A megatron-core model in training, and the ranks around it.
 
-    Whoever trains it adds what only it knows: `micro_batch_size`, `seq_length`, `sequences`, `last_batches`,
-    `weights_changed` and `step`.
+    Whoever trains it adds what only it knows: `micro_batch_size`, `seq_length`, `sequences`, `weights_changed` and
+    `step`.
 
     Attributes:
         frozen: the frozen teacher, a megatron-core model too; None where the block has none.
@@ -53,8 +52,6 @@ class MegatronHost:
     core: Any
     frozen: Any = None
     wrapped: Any = field(default=None, init=False)
-    #: of its steps: members and micro-batches -> divergences, see `FamilyStep.compare`
-    comparing: Callable[[Sequence[Subnet], Sequence[dict[str, Any]]], list[float]] = field(init=False, repr=False)
 
     loss = staticmethod(distill_loss)
 
@@ -116,9 +113,6 @@ class MegatronHost:
         return loss, mask_bs.sum().to(torch.int)
 
     # ------------------------------------------------------------------ shapes
-
-    def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
-        return self.comparing(members, self.last_batches(sequences))
 
     def layers(self) -> MegatronLayers:
         return MegatronLayers(self.core)

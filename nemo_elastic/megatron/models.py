@@ -179,7 +179,7 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     }
     check_ranks(family.config, parent, ranks, have_kernels())
     router = family.new_router(parent)
-    members = SavedMembers(parent, len(family.config.budgets), router, family.config.keep)
+    members = SavedMembers(parent, len(family.config.budgets), router)
     members = members.to(next(core.parameters()).device)
     core.add_module("elastic", members)
     family.members = members

@@ -161,7 +161,7 @@ def _fewer_samples(block: ElasticConfig, short: Short) -> ElasticConfig:
     importance = replace(block.importance, samples=short.samples, depth_samples=short.depth_samples)
     tokens = short.depth_samples * short.seq_length
     search = replace(block.search, candidates=short.candidates, tokens=tokens)
-    return replace(block, importance=importance, search=search, halving=replace(block.halving, tokens=tokens))
+    return replace(block, importance=importance, search=search)
 
 
 def _shorter(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> dict[str, Curriculum]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML page and pictures of a run: the members, what training did for each, and the shapes that were compared.
+"""One HTML page and pictures of a run: the members, and what training did for each.
 
 Needs matplotlib and jinja2, no NeMo. `run` reads the folder of a run, `figures` draws, `page` fills `page.html`.
 """

@@ -11,23 +11,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nemo_elastic.core.kinds.registry import DEPTH, layer_axes
 from nemo_elastic.errors import printable
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.verdicts import TIE
 
-from .run import Candidate, Phase, Run
+from .run import Phase, Run
 from .style import INK, MUTED, colour, headline, marker, millions, new_figure
 
 WIDTH = 9.0
 #: characters of a name in a picture
 LONGEST = 24
-#: members or candidates in one picture, and budgets that a picture of candidates has panels for
-MOST, MOST_PANELS = 24, 6
-#: a logarithmic axis has ticks at 1, 2 and 5 where its ends are this factor apart
-SPREAD = 6
+#: members in one picture
+MOST = 24
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def draw_training(run: Run) -> Drawing | None:
 def _mark_freeze(axes: Axes, run: Run, phase: Phase) -> None:
     """Where the shapes of members became final."""
     at = next((x["tokens"] for x in phase.steps if x["step"] == run.frozen_at), None) if run.frozen_at else None
-    if at is not None and any("candidates" in x or "router_tau" in x for x in phase.steps):
+    if at is not None and any("router_tau" in x for x in phase.steps):
         axes.axvline(at, color=MUTED, lw=1, ls=":")
         axes.annotate(
             "shapes final", (at, 0.98), xytext=(4, 0), textcoords="offset points", va="top", color=MUTED,
@@ -154,46 +152,6 @@ def _rises(names: Sequence[str], phases: Sequence[Phase]) -> str:
         if worse:
             out.append(f"At the end of {phase.label} the loss is higher than at its beginning: {', '.join(worse)}.")
     return " ".join(out)
-
-
-def draw_candidates(run: Run) -> Drawing | None:
-    """Divergence of the candidates of each budget at each comparison."""
-    panels = [(name, own[:MOST]) for name, own in run.compared().items() if any(c.losses for c in own)][:MOST_PANELS]
-    if not panels:
-        return None
-    figure = new_figure(WIDTH, 0.9 + 2.1 * len(panels))
-    plots = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    rounds = sorted({step for _, own in panels for c in own for step in c.losses})
-    for axes, (name, own) in zip(plots, panels, strict=True):
-        _draw_budget(axes, own)
-        axes.set_title(_short(name), loc="left")
-    plots[-1].set_xticks([0, *rounds], ["untrained", *map(str, rounds)])
-    plots[-1].set_xlabel("step")
-    settled = [own for _, own in panels if any(c.stays for c in own)]
-    first = sum(own[0].stays for own in settled)
-    return _finished(
-        figure,
-        "Candidates of every budget",
-        "Candidates train in turn. At each comparison the best nested candidates stay.",
-        "The name of a candidate is its residual width × layers. Untrained losses are of the search, on other text. "
-        f"The search's first choice became the member for {first} of {len(settled)} budgets.",
-    )
-
-
-def _draw_budget(axes: Axes, own: Sequence[Candidate]) -> None:
-    for number, c in enumerate(own):
-        points = {**({} if c.untrained is None else {0: c.untrained}), **c.losses}
-        style = {"color": colour(number), "lw": 3 if c.stays else 1.4, "marker": "o", "ms": 4}
-        axes.plot(list(points), list(points.values()), label=f"{c.label}: {c.outcome}", **style)
-        if c.left is not None and points:
-            axes.plot(max(points), points[max(points)], "x", color=colour(number), ms=9, mew=2)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > SPREAD * low else MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("KL, nats per token")
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_importance(run: Run) -> Drawing | None:
@@ -258,6 +216,5 @@ def _short(name: str) -> str:
 FIGURES: dict[str, Callable[[Run], Drawing | None]] = {
     "members.png": draw_members,
     "training.png": draw_training,
-    "candidates.png": draw_candidates,
     "importance.png": draw_importance,
 }

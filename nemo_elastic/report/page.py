@@ -100,7 +100,7 @@ def render(run: Run, pictures: Sequence[Section] = ()) -> str:
     environment = Environment(autoescape=True, finalize=safe, undefined=StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     first, *others = pictures or (None,)
-    sections = [*([first] if first else []), *_members(run), *(s for s in others if s), *_candidates(run)]
+    sections = [*([first] if first else []), *_members(run), *(s for s in others if s)]
     return template.render(
         title=f"Elastic run: {run.path.resolve().name}", lead=_lead(run), notes=run.notes, sections=sections,
         settings=list(_settings(run)), version=__version__,
@@ -200,22 +200,6 @@ def _shapes(run: Run) -> Table | None:
 def _pattern(run: Run, subnet: Subnet) -> str:
     letters = run.parent.pattern if run.parent else ""
     return "".join(letter if i in subnet.by_index else "·" for i, letter in enumerate(letters))
-
-
-def _candidates(run: Run) -> Iterator[Section]:
-    rows = [
-        [f"{name}: {number}", c.label, _decimals(c.untrained), *([_decimals(c.losses.get(s)) for s in rounds]),
-         _whole(c.batches), c.outcome]
-        for rounds in [_rounds(run)] for name, own in run.compared().items() for number, c in enumerate(own)
-    ]  # fmt: skip
-    if rows:
-        heads = ["candidate", "shape", "untrained", *(f"step {s}" for s in _rounds(run)), "micro-batches", "outcome"]
-        yield Section("Candidates in figures", "Nats per token. Candidate 0 is the search's first choice.",
-                      table=Table(heads, rows))  # fmt: skip
-
-
-def _rounds(run: Run) -> list[int]:
-    return sorted({step for own in run.compared().values() for c in own for step in c.losses})
 
 
 def _settings(run: Run) -> Iterator[Section]:

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.folders import model_in, read_shapes
@@ -123,23 +121,6 @@ class _Found:
     """Their `report`."""
 
     step: int | None = None
-    candidates: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    candidate_losses: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a report reads of a line of `metrics.jsonl` of kind "step"."""
-
-    candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """The same of kind "heldout"."""
-
-    losses: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -167,43 +148,12 @@ class Phase:
         return [(tokens, loss) for tokens, loss in known if loss is not None]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A shape that was trained in turn with others of its budget.
-
-    Attributes:
-        untrained: the loss of the search before training; losses: at each comparison, by steps done; nats per token.
-        batches: micro-batches that trained it.
-        left: step at which it was dropped, None for never.
-        stays: it became the member.
-    """
-
-    subnet: Subnet
-    untrained: float | None
-    losses: Mapping[int, float]
-    batches: int
-    left: int | None
-    stays: bool
-
-    @property
-    def label(self) -> str:
-        """Residual width × layers, and experts."""
-        seen = [layer.widths[EXPERTS] for layer in self.subnet.layers if EXPERTS in layer.widths]
-        experts = "–".join(map(str, sorted({min(seen), max(seen)}))) if seen else ""
-        return f"{self.subnet.hidden} × {len(self.subnet.layers)}" + (f", {experts} experts" if experts else "")
-
-    @property
-    def outcome(self) -> str:
-        """For people."""
-        return "stays" if self.stays else "in training" if self.left is None else f"dropped at {self.left}"
-
-
 @dataclass
 class Run:
     """The parts of a run; None or empty for those that its folder does not have.
 
     Attributes:
-        found: budget -> first shape; candidates: budget -> shapes in the search's order, and their losses.
+        found: budget -> first shape.
         frozen: budget -> final shape; frozen_at: step.
         serving: memory of members is counted for the family's own dtype, as by `nemo-elastic inspect`.
         notes: lines of `metrics.jsonl` that were damaged when a training was killed.
@@ -215,7 +165,6 @@ class Run:
     family: Family | None = None
     results: Results | None = None
     found: Mapping[str, Subnet] = field(default_factory=dict)
-    candidates: Mapping[str, Sequence[tuple[Subnet, float | None]]] = field(default_factory=dict)
     frozen: Mapping[str, Subnet] = field(default_factory=dict)
     frozen_at: int | None = None
     serving: MemorySpec = field(default_factory=MemorySpec)
@@ -248,25 +197,6 @@ class Run:
 
     def result(self, name: str) -> MemberResult | None:
         return next((m for m in self.results.members if m.name == name), None) if self.results else None
-
-    def compared(self) -> dict[str, list[Candidate]]:
-        """Budget -> its candidates, of budgets with several."""
-        steps = [line for phase in self.phases for line in phase.steps]
-        trained = Counter((b, n) for line in steps for b, own in line.get("candidates", {}).items() for n in own)
-        # candidates are compared before the step whose line has their losses
-        rounds = {line["step"] - 1: line["compared"] for line in steps if "compared" in line}
-        out: dict[str, list[Candidate]] = {}
-        for name, own in self.candidates.items():
-            last = max((step for step, budgets in rounds.items() if name in budgets), default=0)
-            for number, (subnet, untrained) in enumerate(own if len(own) > 1 else ()):
-                key = str(number)
-                losses = {step: _finite(b[name][key]) for step, b in rounds.items() if key in b.get(name, {})}
-                stays, until = self.frozen.get(name) == subnet, max(losses, default=0)
-                left = None if stays or (name not in self.frozen and until == last) else until
-                known = {step: loss for step, loss in losses.items() if loss is not None}
-                one = Candidate(subnet, untrained, known, trained[name, number], left, stays)
-                out.setdefault(name, []).append(one)
-        return out
 
 
 def load_run(path: Path | str) -> Run:
@@ -316,8 +246,6 @@ def _phases(run: Run) -> Iterable[Phase]:
         path = _written(run.path, METRICS, [name])
         history = read_history(path)
         run.notes += history.left_out
-        for line in history.lines:
-            _known(_Step if line["kind"] == "step" else _HeldOut, line, f"{path}: step {line['step']}")
         steps = tuple(line for line in history.lines if line["kind"] == "step")
         heldout = tuple(line for line in history.lines if line["kind"] == "heldout")
         if history.lines:
@@ -345,7 +273,7 @@ def _results(content: Mapping[str, Any]) -> Results:
 
 
 def _read_shapes(run: Run) -> None:
-    """First shapes, candidates and final shapes. Without a parent's shape they cannot be read."""
+    """First and final shapes. Without a parent's shape they cannot be read."""
     found, frozen = _written(run.path, "elastic/shapes.json"), _written(run.path, "elastic/members.json")
     parent = run.parent
     if parent is None:
@@ -359,7 +287,3 @@ def _read_shapes(run: Run) -> None:
                 run.frozen, run.frozen_at = members, report.step
                 continue
             run.found = members
-            for name, own in report.candidates.items():
-                losses = map(_finite, report.candidate_losses.get(name) or (None,) * len(own))
-                shapes = [Subnet.from_json(subnet, parent, name) for subnet in own]
-                run.candidates = {**run.candidates, name: list(zip(shapes, losses, strict=True))}

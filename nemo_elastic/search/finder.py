@@ -22,23 +22,14 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.core.kinds.moe import EXPERTS
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
 from nemo_elastic.errors import bad
 from nemo_elastic.io.values import integer
-from nemo_elastic.search.chains import best_chains, different_chains, through
+from nemo_elastic.search.chains import through
 from nemo_elastic.search.even import uniform_family
 from nemo_elastic.search.fullest import fullest_chains
 from nemo_elastic.search.measured import NOISE, Measured, Trial
 from nemo_elastic.search.space import Space
 from nemo_elastic.search.varying import vary
-
-#: share of a budget that a candidate beside the best may leave unused
-ROOM = 0.05
-#: loss over that of the best, `NOISE` added to both, above which a candidate is not trained
-WORSE = 2.0
-#: axes by which candidates differ that are worth training beside each other
-CELL = (HIDDEN, DEPTH, EXPERTS)
 
 
 @dataclass(frozen=True)
@@ -47,13 +38,11 @@ class SearchResult:
 
     Attributes:
         members: budget name -> member, the parent's among them.
-        kept: budget name -> its best candidates of different cells, its member first; each is part of a nested chain.
         losses: budget name -> its loss; NaN of a member that was not measured, as the parent's.
         trace: every measurement in order.
     """
 
     members: dict[str, Subnet]
-    kept: dict[str, list[Subnet]]
     losses: dict[str, float]
     trace: list[Trial]
 
@@ -77,7 +66,6 @@ def search(
     seed: int = 0,
     progress: Callable[[int, int, Trial], None] | None = None,
     start: Subnet | None = None,
-    keep: int = 1,
 ) -> SearchResult:
     """Find members with a low loss, nested in each other, each at most its budget.
 
@@ -94,7 +82,6 @@ def search(
         progress: called after every measurement with (number, candidates, trial).
         start: a shape of the space to measure before all others. With a single budget that it meets, what is found is
             never worse.
-        keep: candidates to keep of each budget.
 
     Raises:
         ElasticError: a budget that no member meets, or that is not below the one before, or a start outside of the
@@ -115,17 +102,14 @@ def search(
             measured.measure(space.encode(even[budget.name]), budget, "even")
         codes = fullest_chains(space, wanted)
         if codes is not None:
-            _measure_fullest(measured, codes, math.log(WORSE) if keep > 1 else 0.0)
+            _measure_fullest(measured, codes)
         if codes is None or not space.is_even:
             vary(measured, np.random.default_rng(seed))
         chain = measured.best_chain()
         found = even.values() if chain is None else map(space.decode, chain)
         members |= dict(zip(even, found, strict=True))
     losses = {name: measured.known.get(member, math.nan) for name, member in members.items()}
-    kept = {name: [member] for name, member in members.items()}
-    for budget, own in zip(wanted, _kept(measured, keep), strict=True):
-        kept[budget.name] += [member for member in own if member != members[budget.name]]
-    return SearchResult(members, kept, losses, measured.trace)
+    return SearchResult(members, losses, measured.trace)
 
 
 def _check_order(space: Space, budgets: Sequence[Budget]) -> None:
@@ -139,11 +123,11 @@ def _check_order(space: Space, budgets: Sequence[Budget]) -> None:
             )
 
 
-def _measure_fullest(measured: Measured, fullest: np.ndarray, slack: float) -> None:
+def _measure_fullest(measured: Measured, fullest: np.ndarray) -> None:
     """Measure candidates, those of the most promising chain first.
 
     A loss that is not known is taken as that of the worst larger member that holds it. It ends when no chain with one
-    can come within `slack` of the best chain's sum of scores.
+    can beat the best chain's sum of scores.
     """
     space = measured.space
     codes = np.concatenate([np.array(measured.codes), fullest])
@@ -156,39 +140,10 @@ def _measure_fullest(measured: Measured, fullest: np.ndarray, slack: float) -> N
         hoped = np.where(misses <= 0, np.where(known, scores, least), math.inf)
         best = through(np.where(known, hoped, math.inf), inside).min()
         sums = np.where(known, math.inf, through(hoped, inside))
-        if not sums.min() < best + slack:
+        if not sums.min() < best:
             return
         budget, at = np.unravel_index(sums.argmin(), sums.shape)
         measured.measure(codes[at], measured.budgets[int(budget)], "fullest")
-
-
-def _kept(measured: Measured, keep: int) -> list[list[Subnet]]:
-    """For each budget the best measured members of different cells, each part of a nested chain, the best chain first.
-
-    Beside the best chain none is kept that leaves more than `ROOM` of its budget unused, as what is cut for a smaller
-    one does, or whose loss is more than `WORSE` times that of the best chain's.
-    """
-    if not measured.codes:
-        return [[] for _ in measured.budgets]
-    space, codes = measured.space, np.array(measured.codes)
-    misses, inside = measured.relations(codes)
-    scores = np.where(misses <= 0, measured.scores([*measured.known]), math.inf)
-    best = best_chains(scores, inside, 1)
-    if keep > 1 and all(best):
-        near = misses >= -ROOM
-        for budget, (first,) in enumerate(best):
-            near[budget] &= scores[budget] <= scores[budget, first] + math.log(WORSE)
-            near[budget, first] = True
-        widths, cells = ([_cell(space, code, axes) for code in codes] for axes in ((HIDDEN,), CELL))
-        best = different_chains(np.where(near, scores, math.inf), inside, keep, widths, cells)
-    return [[space.decode(codes[at]) for at in places] for places in best]
-
-
-def _cell(space: Space, code: np.ndarray, axes: Sequence[str]) -> tuple[int, ...]:
-    """What a code chooses on some axes: of each layer that is kept, where layers have choices of their own."""
-    active = space.active(code)
-    slots = (slot for axis in axes if axis in space.axes for slot in space.positions(axis))
-    return tuple(int(code[slot]) for slot in slots if active[slot])
 
 
 def _json(loss: float) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.search.chains import best_chains
+from nemo_elastic.search.chains import best_chain
 from nemo_elastic.search.space import Code, Space
 
 #: added to a loss before chains are compared: below it, in nats per token, differences are noise
@@ -99,5 +99,5 @@ class Measured:
         if not self.codes:
             return None
         misses, inside = self.relations(np.array(self.codes))
-        chain = best_chains(np.where(misses <= 0, self.scores([*self.known]), math.inf), inside, 1)
-        return [self.codes[own[0]] for own in chain] if all(chain) else None
+        chain = best_chain(np.where(misses <= 0, self.scores([*self.known]), math.inf), inside)
+        return None if chain is None else [self.codes[at] for at in chain]

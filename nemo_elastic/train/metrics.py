@@ -36,21 +36,6 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     return facts
 
 
-def candidates_of(family: FamilyTraining) -> dict[str, Any]:
-    """Which candidates of each budget the last step trained, and what they were compared by if it was before it.
-
-    Returns:
-        `candidates`: name -> numbers, in the order of micro-batches; `compared`: name -> number -> nats per token.
-        Without what there is none of.
-    """
-    names, ran = [b.name for b in family.config.budgets], dict[str, list[int]]()
-    for one in family.ran:
-        if one.candidate is not None:
-            ran.setdefault(names[one.budget], []).append(one.candidate)
-    compared, family.compared = family.compared, {}
-    return ({"candidates": ran} if ran else {}) | ({"compared": compared} if compared else {})
-
-
 def start_again(file: Path, step: int) -> tuple[int, float, int]:
     """Cut a run's file to what a checkpoint of `step` has seen; a new run's file is empty then.
 

@@ -8,14 +8,13 @@ before the first step and when shapes are due, `HeldOut` in a validation and `Gu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 
 from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.nn.rows import Rows
@@ -84,17 +83,6 @@ class Host(Protocol):
         """This rank's share of the first `count` training sequences, in micro-batches of up to `size`.
 
         As training reads them: of the same loss mask, and of documents that are apart in the same rows.
-        """
-        ...
-
-    def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
-        """Divergence of members from the teacher on the last training sequences, in nats per token that counts.
-
-        The teacher is the frozen one, or else the whole model. On all ranks the same; no step is taken.
-
-        Args:
-            members: as they are at this step.
-            sequences: how many all ranks look at; in whole micro-batches of each.
         """
         ...
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a parent in memory to members: rank, sort, search; then halve the candidates or follow the router; freeze."""
+"""From a parent in memory to members: rank, sort, search; then follow the router; freeze."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nemo_elastic.config.block import EVEN, HALVING, ROUTER, SEARCH
+from nemo_elastic.config.block import EVEN, SEARCH
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
@@ -25,8 +25,6 @@ from nemo_elastic.ranking.measure import rank
 from nemo_elastic.search import Space, search, uniform_family
 from nemo_elastic.slicing.family_folder import read_members
 
-from .halving import halve
-from .members import Candidate
 from .seam import Host, Output
 from .training import FamilyTraining
 
@@ -39,7 +37,7 @@ REFRESH = 16
 
 
 def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
-    """Rank (or load a ranking), sort the weights in place, find first shapes and their candidates.
+    """Rank (or load a ranking), sort the weights in place, find first shapes.
 
     All ranks call it, and find the same: those of one rank, but for rounding.
 
@@ -59,15 +57,12 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     else:
         members.router.space = space
-    members.put([candidates[0] for candidates in shapes], frozen=config.shapes not in (HALVING, ROUTER))
-    if config.keep:
-        numbered = [[Candidate(i, m) for i, m in enumerate(candidates)] for candidates in shapes]
-        members.put_candidates([[], *numbered[1:]], cuts=0)  # the parent has no other shape
+    members.put(shapes, frozen=members.router is None)
     host.weights_changed()
 
 
 def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | None = None) -> None:
-    """Before a step: compare and halve the candidates, read the router's choices, freeze, where it is due.
+    """Before a step: read the router's choices, freeze, where it is due.
 
     All ranks call it before every step, and after the last. A run that was resumed does again what the steps after
     its checkpoint did.
@@ -81,8 +76,6 @@ def shape_members(family: FamilyTraining, host: Host, out: Path, step: int | Non
     members, router = family.members, family.members.router
     if members.is_frozen:
         return
-    if family.config.keep:
-        halve(family, host, step)
     if step >= family.freeze_step:
         freeze_members(family, host, out, step)
     elif router is not None and step > 0 and step % REFRESH == 0:
@@ -119,12 +112,12 @@ def _measured(family: FamilyTraining, host: Host) -> Ranking:
     )
 
 
-def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> list[list[Subnet]]:
-    """First shapes of every budget, given by file, searched, or the most even cuts; and its candidates behind."""
+def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> list[Subnet]:
+    """First shapes of every budget: given by file, searched, or the most even cuts."""
     config = family.config
     report: dict[str, Any] = {"source": EVEN}
     if config.shapes_file is not None:
-        shapes = {name: [m] for name, m in read_members(config.shapes_file, family.parent, config).items()}
+        shapes = read_members(config.shapes_file, family.parent, config)
         report = {"source": config.shapes_file}
     elif config.searches:
         result = search(
@@ -134,17 +127,11 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
             candidates=config.search.candidates,
             seed=config.seed,
             progress=lambda done, total, _: _show(host, f"search: {done}/{total} candidates", done, total, 5),
-            keep=max(1, config.keep),
         )
-        shapes, report = result.kept, result.to_json() | {"source": SEARCH}
-        if config.keep:
-            losses = {trial.member: trial.loss for trial in result.trace}
-            kept = {b.name: shapes[b.name] for b in config.budgets[1:]}
-            report["candidates"] = {name: [m.to_json() for m in members] for name, members in kept.items()}
-            report["candidate_losses"] = {name: [losses.get(m) for m in members] for name, members in kept.items()}
+        shapes, report = result.members, result.to_json() | {"source": SEARCH}
     else:
-        shapes = {name: [m] for name, m in uniform_family(space, config.budgets).items()}
-    write_shapes(out / "shapes.json", {b.name: shapes[b.name][0] for b in config.budgets}, report, host)
+        shapes = uniform_family(space, config.budgets)
+    write_shapes(out / "shapes.json", {b.name: shapes[b.name] for b in config.budgets}, report, host)
     return [shapes[b.name] for b in config.budgets]
 
 
@@ -189,7 +176,7 @@ def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
 
 
 def freeze_members(family: FamilyTraining, host: Host, out: Path, step: int) -> None:
-    """Fix the shapes for the rest of the run: what the cuts left, or the router's choices, projected and nested."""
+    """Fix the shapes for the rest of the run: the router's choices, projected and nested."""
     members, names = family.members, [b.name for b in family.config.budgets]
     report: dict[str, Any] = {"source": family.config.shapes, "step": step}
     if members.router is not None:

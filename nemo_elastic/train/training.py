@@ -29,14 +29,12 @@ class Ran:
     Attributes:
         loss: sum over its tokens without the router's, detached; None on pipeline stages without a loss.
         count: how many tokens count in it; None where there is no loss.
-        candidate: number of the candidate; None where the budget has one member.
     """
 
     micro_batch: int
     budget: int
     loss: torch.Tensor | None = None
     count: torch.Tensor | None = None
-    candidate: int | None = None
 
 
 class FamilyTraining:
@@ -44,12 +42,11 @@ class FamilyTraining:
 
     Args:
         stage: 1 finds the shapes and trains the weights; 2 and 3 only the weights, of shapes that stage 1 froze.
-        steps: optimizer steps of this stage; cuts, or the router's schedule, are laid out over those of stage 1.
+        steps: optimizer steps of this stage; the router's schedule is laid out over those of stage 1.
 
     Attributes:
         ran: what the micro-batches of the present step ran.
         last_router: of the present step: tau, scale, budget and what was routed; empty where the router had no part.
-        compared: budget name -> number of a candidate -> its loss, where candidates were compared before this step.
     """
 
     members: Members
@@ -62,7 +59,6 @@ class FamilyTraining:
         self.sampler = BudgetSampler(config.weights(), config.seed, stage)
         self.ran: list[Ran] = []
         self.last_router: dict[str, Any] = {}
-        self.compared: dict[str, dict[int, float]] = {}
         self._sampled = (-1, 0)  # (step, micro-batches sampled in it)
 
     # ------------------------------------------------------------------ building
@@ -112,9 +108,6 @@ class FamilyTraining:
             raise ElasticError("members: none were found; shapes are prepared before the first step")
         if members.router is not None and not members.is_frozen:
             return self._routed(members.router, budget, step, micro_batch)
-        if live := members.candidates(budget):
-            one = live[self.sampler.turn(step, micro_batch, host.micro_batches) % len(live)]
-            return Sample(budget, one.member, candidate=one.number)
         return Sample(budget, members.get()[budget])
 
     def _routed(self, router: Router, budget: int, step: int, micro_batch: int) -> Sample:
@@ -161,7 +154,7 @@ class FamilyTraining:
 
     def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> Ran:
         """Keep what the last sampled micro-batch ran, for `Guard` and the log."""
-        ran = Ran(self.micro_batch, sample.budget, loss, count, sample.candidate)
+        ran = Ran(self.micro_batch, sample.budget, loss, count)
         self.ran.append(ran)
         return ran
 

@@ -31,9 +31,8 @@ BLOCK: dict[str, Any] = {
         "depth": [62, 58, 54],
     },
     "ranking": None,
-    "shapes": "halving",
-    "search": {"candidates": 256, "tokens": 65536, "keep": 4},
-    "halving": {"cuts": [0.12, 0.25], "tokens": 65536},
+    "shapes": "search",
+    "search": {"candidates": 256, "tokens": 65536},
     "distill": {"teacher": "frozen", "terms": {"kl": 1}, "temperature": 1.0, "chunk_tokens": 512},
     "sampling": {"12b": 1, "9b": 1, "6b": 1},
 }
@@ -68,30 +67,32 @@ def test_round_trip_through_json_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "file", "searches", "keep", "freeze"),
+    ("shapes", "file", "searches", "freeze"),
     [
-        ("halving", None, True, 4, 25),
-        ("router", None, False, 0, 100),
-        ("search", None, True, 0, 0),
-        ("even", None, False, 0, 0),
-        ("made/shapes.json", "made/shapes.json", False, 0, 0),
-        (Path("halving.json"), "halving.json", False, 0, 0),
+        ("router", None, False, 100),
+        ("search", None, True, 0),
+        ("even", None, False, 0),
+        ("made/shapes.json", "made/shapes.json", False, 0),
+        (Path("search.json"), "search.json", False, 0),
     ],
 )
-def test_shapes_name_the_way_to_them(shapes: Any, file: str | None, searches: bool, keep: int, freeze: int) -> None:
+def test_shapes_name_the_way_to_them(shapes: Any, file: str | None, searches: bool, freeze: int) -> None:
     config = ElasticConfig.from_dict(BLOCK | {"shapes": shapes})
-    assert (config.shapes_file, config.searches, config.keep) == (file, searches, keep)
+    assert (config.shapes_file, config.searches) == (file, searches)
     assert config.freeze_step(100) == freeze and (config.router is not None) == (shapes == "router")
     assert ElasticConfig.from_dict(config.to_dict()) == config
 
 
-def test_cuts_are_steps_of_stage_1() -> None:
-    def cuts(*shares: float) -> ElasticConfig:
-        return ElasticConfig.from_dict(BLOCK | {"halving": {"cuts": list(shares)}})
-
-    assert cuts(0.05, 0.1, 0.5).halving.steps(200) == [10, 20, 100] and cuts(0.05, 0.1, 0.5).freeze_step(200) == 100
-    assert cuts(0.0).freeze_step(7) == 0 and cuts(1).freeze_step(7) == 7
-    assert cuts(0.07, 0.2).halving.steps(3) == [0, 1], "of a short stage two may fall on one step, or on the first"
+def test_a_block_of_before_is_read_where_it_is_stored_and_refused_where_it_asks_for_halving() -> None:
+    old = {**BLOCK, "search": BLOCK["search"] | {"keep": 4}, "halving": {"cuts": [0.12, 0.25], "tokens": 65536}}
+    now = ElasticConfig.from_dict(BLOCK)
+    assert ElasticConfig.from_dict(old) == now, "a checkpoint of before has the section whatever its shapes"
+    assert ElasticConfig.stored(old | {"shapes": "halving"}) == now
+    assert ElasticConfig.stored(old | {"shapes": "even"}).shapes == "even"
+    unsaid = {name: value for name, value in old.items() if name != "shapes"}
+    for given in (old | {"shapes": "halving"}, BLOCK | {"shapes": "halving"}, unsaid):
+        with pytest.raises(ElasticError, match=r"elastic\.shapes: 'halving' is not allowed; search, "):
+            ElasticConfig.from_dict(given)
 
 
 def test_given_shapes_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +131,6 @@ def test_stripes_of_experts_that_a_block_does_not_give() -> None:
     [
         ({"axes": {"hidden": [5120, -1]}}, "positive integers"),
         ({"axes": {"ffn": {"choices": [20480], "per_layer": "yes"}}}, "per_layer: 'yes'"),
-        ({"halving": None}, "elastic.halving: None is not allowed; a mapping with cuts, tokens"),
-        ({"halving": {"cuts": ["soon"]}}, "elastic.halving.cuts: 'soon'"),
         ({"shapes": "s.json", "router": {}}, "elastic.shapes: 's.json' is not allowed; router: the block has"),
         ({"router": {"tau": [0.0, 1.0]}}, "elastic.router.tau: 0.0"),
         ({"distill": {"mode": "ce"}}, "elastic.distill: unknown field 'mode'"),

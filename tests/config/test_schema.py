@@ -20,7 +20,6 @@ from nemo_elastic.config.block import ElasticConfig, json_schema
 from nemo_elastic.config.sections import (
     DataConfig,
     DistillConfig,
-    HalvingConfig,
     ImportanceConfig,
     NonfiniteConfig,
     RouterConfig,
@@ -35,7 +34,7 @@ from nemo_elastic.profile.roofline import on_paper
 from tests.shapes import PARENT
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = (ImportanceConfig, SearchConfig, HalvingConfig, RouterConfig, DistillConfig, DataConfig, NonfiniteConfig,
+SECTIONS = (ImportanceConfig, SearchConfig, RouterConfig, DistillConfig, DataConfig, NonfiniteConfig,
             MemorySpec)  # fmt: skip
 SMALL: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}], "axes": {"hidden": [16, 8]}}
 FULL: dict[str, Any] = SMALL | {
@@ -50,14 +49,11 @@ FULL: dict[str, Any] = SMALL | {
     "router": {"tau": [1.0, 0.1], "gate": "hard"},
     "sampling": {"full": 1, "half": 2.5},
 }
-HALVED: dict[str, Any] = SMALL | {"shapes": "halving", "search": {"keep": 8}, "halving": {"cuts": [0, 0.5, 1]}}
 #: what both refuse: changes of the small block
 WRONG: dict[str, dict[str, Any]] = {
     "unknown axis": {"axes": {"hiden": [16, 8]}},
-    "unknown way to shapes": {"shapes": "halvin"},
+    "unknown way to shapes": {"shapes": "serch"},
     "no way to shapes": {"shapes": None},
-    "four cuts": {"halving": {"cuts": [0.1, 0.2, 0.3, 0.4]}},
-    "a cut behind the end": {"halving": {"cuts": [1.5]}},
     "no size": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"batch": 1}}]},
     "no milliseconds": {"budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json"}}]},
     "milliseconds and a share of them": {
@@ -79,7 +75,7 @@ def validator() -> Draft202012Validator:
     return Draft202012Validator(json_schema())
 
 
-@pytest.mark.parametrize("block", [SMALL, FULL, HALVED], ids=["small", "full", "halved"])
+@pytest.mark.parametrize("block", [SMALL, FULL], ids=["small", "full"])
 def test_what_the_config_reads_is_valid(validator: Draft202012Validator, block: dict[str, Any]) -> None:
     config = ElasticConfig.from_dict(block)
     for data in (block, config.to_dict()):

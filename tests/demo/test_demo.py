@@ -54,7 +54,7 @@ def test_it_prints_its_members_as_json_and_nothing_beside(tmp_path: Path) -> Non
     assert printed.pop("out") == str(out)
     assert printed == json.loads((out / "metrics.json").read_text())
     assert [m["name"] for m in printed["members"]] == ["parent", "1.6m", "1.1m", "0.8m"]
-    assert "first picture: " in errors and "importance and candidates: " in errors
+    assert "first picture: " in errors and "importance: " in errors
     assert re.search(r"^stage 1 \(4 of 8\): ", errors, re.M), errors
     assert "members: held-out loss" in errors and " above the parent: " in errors, "a person sees the same as ever"
     assert len(errors.splitlines()) <= 60, errors

@@ -179,7 +179,7 @@ def test_smaller_members_and_frozen_shapes_make_a_step_cheaper() -> None:
     masked = {"shapes": "router", "router": {"freeze_at": 0.67}}
     assert student(run=STAGE_1, **masked) == pytest.approx(0.67 * short + 0.33 * sliced)  # masks run all of it
     assert student(run=STAGE_1, shapes="router") == pytest.approx(short)
-    assert student(run=STAGE_1, shapes="halving") == pytest.approx(sliced)
+    assert student(run=STAGE_1, shapes="search") == pytest.approx(sliced)
 
 
 def test_one_gpu_takes_its_flops_at_the_assumed_rate_and_no_collectives() -> None:

@@ -136,7 +136,7 @@ def test_stages_are_bf16_and_have_the_papers_tokens_and_rates(large: Any, stages
         schedule = recipe.optim.lr_scheduler
         assert (schedule.warmup_steps, schedule.total_steps) == (60, PAPER.steps)
         assert schedule.min_ratio == pytest.approx(0.1)
-        assert schedule.freeze_step == (large.config.halving.steps(PAPER.stage1.max_steps)[-1] if number == 1 else 0)
+        assert schedule.freeze_step == 0
         assert recipe.model.stage_steps == steps and recipe.model.config.seq_length == data.seq_length
 
 
@@ -229,7 +229,7 @@ def test_the_papers_block_takes_the_place_of_a_recipes(large: Any) -> None:
         assert config.shapes == "router" and config.router == ElasticConfig.load(block).router
     assert recipe.optim.lr_scheduler.router_lr == 1e-2
     assert recipe.optim.lr_scheduler.freeze_step == PAPER.stage1.max_steps
-    assert large.config.shapes == "halving"
+    assert large.config.shapes == "search"
 
 
 def test_the_table_in_the_documentation_is_up_to_date() -> None:

@@ -44,7 +44,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     block = OmegaConf.load(ROOT / "conf" / "elastic_tiny.yaml")
     block.elastic.importance = {"samples": 8, "depth_samples": 1}
     block.elastic.search = {"candidates": 8, "tokens": 256}
-    block.elastic.halving = {"tokens": 512}
     OmegaConf.save(block, folder / "elastic.yaml")
     run("whole", folder)
     return folder

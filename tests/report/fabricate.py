@@ -8,7 +8,6 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,8 +29,8 @@ NAMES = [b.name for b in BUDGETS]
 BEFORE = 3.10
 LOSSES = {"1.6m": (3.12, 3.10, 3.10), "1.1m": (3.21, 4.38, 6.21), "0.8m": (3.36, 5.42, 7.05)}
 BIGRAM = 4.06
-#: steps of stage 1 before which candidates are compared
-CUTS = (18, 52)
+#: step of stage 1 at which the router's shapes are frozen
+FROZEN = 52
 #: seconds of the run: of its phases, and some between them
 TOTAL = 216.6
 
@@ -72,23 +71,6 @@ def write_metrics(path: Path, label: str, steps: int, every: int, losses, extra)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def make_candidates(parent: Parent, subnets: dict[str, Subnet], ranking: Ranking) -> dict[str, list[Subnet]]:
-    """Those of every budget but the parent's, the search's first choice before the others."""
-    kept, first = list(ranking.depth), parent.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)
-    wide, deep = parent.uniform(kept[3:], hidden=128, ffn=448), parent.uniform(kept, hidden=96, ffn=448)
-    short, narrow = parent.uniform(kept[4:], hidden=112, ffn=320), parent.uniform(kept[1:], hidden=64, ffn=448)
-    return {"1.1m": [subnets["1.1m"], wide, deep], "0.8m": [first, subnets["0.8m"], short, narrow]}
-
-
-def halving(step: int) -> dict[str, Any]:
-    """What a step's line has of candidates: the two best are compared, after the first time without the others."""
-    if step - 1 not in CUTS:
-        return {}
-    count = {CUTS[0]: 3, CUTS[1]: 2}[step - 1]
-    losses = {name: {str(i): 0.5 + 0.3 * i for i in range(count)} for name in NAMES[1:]}
-    return {"candidates": {NAMES[1]: [0]}, "compared": losses}
-
-
 def make_run(root: Path, seed: int = 0) -> Path:
     rng = random.Random(seed)
     ranking = make_ranking()
@@ -96,15 +78,10 @@ def make_run(root: Path, seed: int = 0) -> Path:
     elastic = root / "stage1" / "elastic"
     elastic.parent.mkdir(parents=True)
     ranking.save(elastic / "ranking")
-    candidates = make_candidates(PARENT, subnets, ranking)
-    found = {NAMES[0]: PARENT.full} | {n: own[0] for n, own in candidates.items()}
+    found = subnets | {NAMES[2]: PARENT.uniform(list(ranking.depth)[1:], hidden=80, ffn=320, mamba_heads=12)}
     to_json = lambda members: {n: s.to_json() for n, s in members.items()}  # noqa: E731
-    found_report = {
-        "source": "search", "candidates": {n: [s.to_json() for s in own] for n, own in candidates.items()},
-        "candidate_losses": {n: [0.9 + 0.2 * i for i in range(len(own))] for n, own in candidates.items()},
-    }  # fmt: skip
-    write_json(elastic / "shapes.json", {"members": to_json(found), "report": found_report})
-    report = {"source": "halving", "step": CUTS[-1]}
+    write_json(elastic / "shapes.json", {"members": to_json(found), "report": {"source": "even"}})
+    report = {"source": "router", "step": FROZEN}
     write_json(elastic / "members.json", {"members": to_json(subnets), "report": report})
     (root / "family").mkdir()
     Family.of(PARENT, subnets, budgets=BUDGETS, ranking_digest=ranking.digest,
@@ -123,7 +100,8 @@ def make_run(root: Path, seed: int = 0) -> Path:
     )  # fmt: skip
 
     def shaped(step: int):
-        return {f"loss_{NAMES[step % 3]}": 0.4, "reduced_train_loss": 0.4} | halving(step)
+        routed = {"router_tau": 0.5} if step <= FROZEN else {}
+        return {f"loss_{NAMES[step % 3]}": 0.4, "reduced_train_loss": 0.4} | routed
 
     def staged(first: float, spread: float):
         def losses(share: float):

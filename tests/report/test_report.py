@@ -21,12 +21,11 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.ranking import Ranking
 from nemo_elastic.report import PAGE, Run, build_report, load_run
-from nemo_elastic.report.figures import FIGURES, draw_candidates, draw_importance, draw_members, draw_training
+from nemo_elastic.report.figures import FIGURES, draw_importance, draw_members, draw_training
 from nemo_elastic.report.page import members, render
-from nemo_elastic.report.run import Phase
 from nemo_elastic.report.style import house
 from nemo_elastic.slicing.family_folder import write_family
-from tests.report.fabricate import BEFORE, CUTS, LOSSES, write_json
+from tests.report.fabricate import BEFORE, FROZEN, LOSSES, write_json
 from tests.shapes import MOE, PARENT
 from tests.slicing.helpers import random_values
 
@@ -132,9 +131,8 @@ LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "answers": {"correct": 3, "total": 2}}]}'),
         ("family/elastic.json", '{"version": 1}'),
         ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
-        ("stage1/elastic/shapes.json", '{"members": {}, "report": {"candidates": {"0.8m": [{"hidden": 7}]}}}'),
+        ("stage1/elastic/shapes.json", '{"members": {"0.8m": {"hidden": 7}}}'),
         ("stage1/elastic/ranking/ranking.json", "{}"),
-        ("stage1/metrics.jsonl", LINE + '"compared": {"0.8m": [1]}}'),
     ],
 )
 def test_a_damaged_part_is_named_in_one_line(run: Path, name: str, text: str) -> None:
@@ -171,7 +169,7 @@ def test_a_training_by_itself_is_a_run_on_either_host(run: Path, training: str) 
     loaded = load_run(run / "stage1")
     (phase,) = loaded.phases
     assert phase.label == "training" and len(phase.steps) == 260
-    assert list(loaded.subnets) == NAMES and loaded.parent is not None and loaded.frozen_at == CUTS[-1]
+    assert list(loaded.subnets) == NAMES and loaded.parent is not None and loaded.frozen_at == FROZEN
     assert {p.name for p in build_report(run / "stage1").parent.glob("*.png")} == EVERY - {"members.png"}
 
 
@@ -259,33 +257,6 @@ def test_memory_is_that_of_inspect(tmp_path: Path, capsys: pytest.CaptureFixture
         assert {"bytes": m["memory_bytes"], **m["memory"]} == inspected[m["name"]]["memory"]
 
 
-# ------------------------------------------------------------------ candidates
-
-
-def _steps(*lines: dict[str, Any]) -> tuple[Phase, ...]:
-    return (Phase("stage1", "stage 1", tuple({"kind": "step", "tokens": 1, **line} for line in lines), ()),)
-
-
-def test_candidates_that_were_not_dropped_yet_are_in_training() -> None:
-    shapes = [PARENT.uniform(hidden=hidden, ffn=8) for hidden in (16, 12, 8)]
-    first = {"step": 3, "compared": {"small": {"0": 0.5, "1": 0.4, "2": 0.7}}, "candidates": {"small": [0]}}
-    run = Run(Path("run"), _steps(first), candidates={"small": [(s, 1.0) for s in shapes]})
-    assert [c.outcome for c in run.compared()["small"]] == ["in training"] * 3
-    run.phases = _steps(first, {"step": 5, "compared": {"small": {"0": 0.3, "1": 0.2}}})
-    assert [c.outcome for c in run.compared()["small"]] == ["in training", "in training", "dropped at 2"]
-    run.frozen = {"small": shapes[1]}
-    assert [c.outcome for c in run.compared()["small"]] == ["dropped at 4", "stays", "dropped at 2"]
-    assert [c.batches for c in run.compared()["small"]] == [1, 0, 0]
-    with house():
-        drawing = draw_candidates(run)
-    assert drawing is not None and drawing.words.endswith("became the member for 0 of 1 budgets.")
-    (axes,) = drawing.figure.axes
-    lines = {str(x.get_label()): list(x.get_ydata()) for x in axes.get_lines() if str(x.get_label())[0] != "_"}  # pyright: ignore
-    assert lines == {
-        "16 × 5: dropped at 4": [1.0, 0.5, 0.3], "12 × 5: stays": [1.0, 0.4, 0.2], "8 × 5: dropped at 2": [1.0, 0.7]
-    }  # fmt: skip
-
-
 # ------------------------------------------------------------------ pictures
 
 
@@ -323,15 +294,10 @@ def test_a_run_that_diverged_is_drawn_as_far_as_it_has_losses(run: Path, loss: s
     number = int(loss) if drawn else None
     for row in rows[2:]:
         row |= {"loss": number, "untrained_loss": number, "unsorted_loss": number}
-    shapes = run / "stage1" / "elastic" / "shapes.json"
-    content = json.loads(shapes.read_text())
-    content["report"]["candidate_losses"]["0.8m"] = [10**20 - 1] * 4
-    shapes.write_text(json.dumps(content))
     loaded = load_run(edit(run, members=rows))
     with house():
         known = draw_training(loaded), draw_members(loaded)
     assert (known[0] is not None, len(known[1].figure.axes[0].get_yticks())) == (drawn, 4 if drawn else 2)
-    assert [c.untrained for c in Run(run, candidates=loaded.candidates).compared()["0.8m"]] == [1e20] * 4
 
 
 def test_a_picture_shows_some_of_very_many_members(run: Path) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members in a checkpoint: encoding, state dict, ranks. Candidates beside them: test_halving.py."""
+"""Members in a checkpoint: encoding, state dict, ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH
 from nemo_elastic.formats.megatron.stored import elastic_family
-from nemo_elastic.train.members import Candidate, Members
+from nemo_elastic.train.members import Members
 from tests.shapes import PARENT
 
 
@@ -37,31 +37,20 @@ def test_buffers_are_read_once_until_they_change(monkeypatch: pytest.MonkeyPatch
     assert held.double().get() == [PARENT.full]
 
 
-def test_candidates_are_read_again_when_they_alone_have_changed() -> None:
-    held, small = Members(PARENT, 1, keep=2), PARENT.uniform(hidden=8)
-    held.put([PARENT.full], frozen=False)
-    assert (held.candidates(0), held.cut) == ([], 0)
-    for cut, loss in ((1, 0.5), (2, 0.25)):
-        held.put_candidates([[Candidate(1, small, loss)]], cut)
-        assert (held.candidates(0), held.cut) == ([Candidate(1, small, loss)], cut)
-
-
 def _differ(rank: int, place: str) -> None:
     """One of two ranks whose last bits made another member of the same logits."""
     store = torch.distributed.FileStore(f"{place}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    held, own = Members(PARENT, 1, keep=1), PARENT.uniform(hidden=8 if rank else 12)
-    held.put([own], frozen=False)
-    held.put_candidates([[Candidate(0, own, 0.25 + rank)]], cuts=1)
-    (kept,) = held.candidates(0)
-    torch.save((held.get()[0].hidden, kept.member.hidden, kept.loss), f"{place}/{rank}")
+    held = Members(PARENT, 1)
+    held.put([PARENT.uniform(hidden=8 if rank else 12)], frozen=False)
+    torch.save(held.get()[0].hidden, f"{place}/{rank}")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.dist
 def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_differ, (str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [(12, 12, 0.25)] * 2
+    assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [12, 12]
 
 
 def test_a_checkpoint_says_the_order_of_dropped_layers_and_the_norm() -> None:

@@ -4,26 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from nemo_elastic.config.sections import DistillConfig
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import Parent
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking import Ranking, sort
 
-KL = DistillConfig()
-
 
 class TorchHost:
-    """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search, the
-    last, or others, to compare candidates on.
-    """
+    """Args: shape and weights of the parent; training sequences [n, s], the first of them for ranking and search."""
 
     first = True
 
@@ -33,12 +28,10 @@ class TorchHost:
         state: Mapping[str, torch.Tensor],
         data_ns: torch.Tensor,
         micro_batch_size: int,
-        last_ns: torch.Tensor | None = None,
     ) -> None:
         self.model = NemotronH(parent, {k: v.clone() for k, v in state.items()})
         self.frozen = NemotronH(parent, state, trainable=False)
         self.data, self.micro_batch_size, self.seq_length = data_ns, micro_batch_size, data_ns.shape[1]
-        self.last = data_ns if last_ns is None else last_ns
         self.micro_batches, self.step = 1, 0
 
     def student(self, tokens: Any, choice: Any = None, documents: Any = None) -> torch.Tensor:
@@ -72,16 +65,6 @@ class TorchHost:
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         return iter(Rows(self.data[:count]).split(size))
-
-    @torch.no_grad()
-    def compare(self, members: Sequence[Subnet], sequences: int) -> list[float]:
-        rows = self.last[-sequences:].split(self.micro_batch_size)
-        taught = [self.teacher(tokens) for tokens in rows]
-        return [
-            sum(float(self.loss(KL, self.student(x, m), t, x)[0]) for x, t in zip(rows, taught, strict=True))
-            / sum(map(torch.Tensor.numel, rows))
-            for m in members
-        ]
 
     def layers(self) -> Layers:
         return Layers(self.model.weights())

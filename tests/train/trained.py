@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +13,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.metrics import candidates_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
@@ -33,7 +31,7 @@ class Trained:
         shape: the parent's, with the block's stripes.
         out: folder for what ranking and search write.
         rows: see `random_rows`.
-        choices, lines: what micro-batches ran, and what each step logs of candidates.
+        choices: what micro-batches ran.
         before: weights of the sorted parent.
     """
 
@@ -49,11 +47,10 @@ class Trained:
         config, shape = self.config, self.shape
         self.host = TorchHost(shape, NemotronH.random(shape, seed=1).state_dict(), self.rows[:, :-1], 2)
         self.family = FamilyTraining(config, self.stage, self.steps)
-        self.family.members = Members(shape, len(config.budgets), self.family.new_router(shape), config.keep)
+        self.family.members = Members(shape, len(config.budgets), self.family.new_router(shape))
         parameters = [*self.host.model.parameters(), *self.family.members.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=self.lr)
         self.choices: list[object] = []
-        self.lines: list[dict[str, Any]] = []
 
     def prepare(self) -> Trained:
         prepare_members(self.family, self.host, self.out)
@@ -67,23 +64,15 @@ class Trained:
             rows, mask = self.rows[2 * host.step : 2 * host.step + 2], torch.ones(2, host.seq_length)
             for _ in range(host.micro_batches):
                 sample = family.next_sample(host)
-                live = {c.number: c.member for c in family.members.candidates(sample.budget)}
-                assert sample.candidate is None or sample.choice == live[sample.candidate]
                 self.choices.append(sample.choice)
                 loss, _ = family.loss(host, sample, rows[:, :-1], rows[:, 1:], mask)
                 (loss * host.factor(mask.sum())).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.lines.append({"live": [self.live(b) for b in range(1, len(self.config.budgets))]})
-            self.lines[-1] |= candidates_of(family)
             host.step += 1
         if host.step == self.steps:
             shape_members(family, host, self.out)
         return self
-
-    def live(self, budget: int) -> list[int]:
-        """Numbers of the candidates that a budget has left."""
-        return [c.number for c in self.family.members.candidates(budget)]
 
     @property
     def members(self) -> dict[str, Subnet]:

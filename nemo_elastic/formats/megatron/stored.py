@@ -196,7 +196,7 @@ def elastic_family(
         where: the checkpoint, for errors.
         provenance: recorded in elastic.json.
     """
-    config = ElasticConfig.from_dict(dict(block))
+    config = ElasticConfig.stored(block)
     norm = PARENT_WIDTH if bool(elastic.get("parent_norm", False)) else OWN_WIDTH  # runs of before have none
     shape, codes = replace(config.parent_shape(parent), norm=norm), elastic.get("codes")
     if codes is None or not codes.any():

@@ -117,7 +117,7 @@ def apply_elastic(
         recipe: a `ConfigContainer` with a `HybridModelProvider`.
         elastic: the elastic block, or a YAML file with one.
         teacher, stage, previous, total_steps, out, mock_data: see `StageOptions`.
-        ranked: stage 1: what a ranking left (`rank_only`): sorted weights, first members and candidates.
+        ranked: stage 1: what a ranking left (`rank_only`): sorted weights and members.
         rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
         verbose: print every setting that has another value afterwards, and warn of what makes no sense.
 

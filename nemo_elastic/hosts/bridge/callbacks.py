@@ -22,7 +22,7 @@ from nemo_elastic.megatron.family_step import (
 )
 from nemo_elastic.megatron.megatron_host import check_pipeline
 from nemo_elastic.train.guard import Guard
-from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
+from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 from nemo_elastic.train.training import Rates
 
@@ -96,7 +96,7 @@ class ElasticCallback(Callback):
         self._tokens += counted
         by_budget = mean_by_budget(torch.stack(step.each).sum(0)) if step.each else {}
         losses = losses_of_last_rank(by_budget, len(step.family.config.budgets))
-        line: dict[str, Any] = step_facts_of(step.family, losses) | candidates_of(step.family)
+        line: dict[str, Any] = step_facts_of(step.family, losses)
         loss = (context.loss_dict or {}).get(LOSS)
         # of no token Bridge has no mean
         if counted and (parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None):

@@ -122,11 +122,11 @@ class BridgeRecipe(Recipe):
         if isinstance(data, (EnergonDatasetConfig, MockVLMSFTDatasetConfig)):
             raise bad("recipe.dataset", type(data).__name__, "text, prompts and answers or chats: a GPTDatasetConfig, "
                       "GPTSFTDatasetConfig or DirectHFSFTDatasetConfig")  # fmt: skip
-        # in the first stage a run may have to rank, search and compare candidates, on its data by number
+        # in the first stage a run may have to rank and search, on its data by number
         ranks = (block.ranking is None and not block.is_sorted) or block.searches
-        finds = stage == 1 and (block.keep or (ranks and not self.starts_ranked))
+        finds = stage == 1 and ranks and not self.starts_ranked
         if finds and self.get("dataset.dataloader_type") == "external":
-            own = "your own loader needs shapes: search, and ranked= from a run with rank_only=True"
+            own = "your own loader needs ranked= from a run with rank_only=True"
             raise self.bad(
                 "dataset.dataloader_type", f"single, cyclic or batch, because this stage finds shapes; {own}"
             )

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The curriculum on Megatron-Bridge: rank → stage 1 → stage 2 (→ stage 3 in low precision) → slice, each a job.
 
-DIR/rank/checkpoints      sorted weights, first members and candidates
+DIR/rank/checkpoints      sorted weights and members
 DIR/stage1/checkpoints    and the members that were found, optimizer state
 DIR/stage2/checkpoints
 DIR/family, DIR/members/NAME   Hugging Face folders

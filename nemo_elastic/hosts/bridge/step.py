@@ -23,7 +23,7 @@ from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters, with_names
 from nemo_elastic.megatron.family_step import FamilyStep, report_of
-from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
 from nemo_elastic.nn.rows import Rows
@@ -79,10 +79,6 @@ class BridgeHost(MegatronHost):
 
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         return first_rows(self._data, getattr(self._data, "collate_fn", None), self.read, count, size)
-
-    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
-        collate = getattr(self._data, "collate_fn", None)
-        return last_batches(self._data, collate, self.read, sequences, self.micro_batch_size)
 
     def read(self, loader: Iterator[Any]) -> dict[str, Any]:
         """The next micro-batch: tokens on the first pipeline stage, labels and mask on the last, None elsewhere.

@@ -66,7 +66,7 @@ class RunFile:
     def override(self, args: Sequence[str]) -> RunFile:
         """The same with `key=value` overrides: ours are put in place, the recipe's are kept for NeMo-Run.
 
-        `elastic.search.keep=3`, `elastic.budgets[1].ratio=0.5`, `elastic.budgets=[{name: small, ratio: 0.5}]`,
+        `elastic.search.tokens=4096`, `elastic.budgets[1].ratio=0.5`, `elastic.budgets=[{name: small, ratio: 0.5}]`,
         `elastic=@elastic.yaml`, `teacher=PATH`; values are YAML.
         """
         ours = OmegaConf.create(self.settings)

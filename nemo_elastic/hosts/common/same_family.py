@@ -14,7 +14,7 @@ from nemo_elastic.errors import ElasticError, inside, shown
 STEERING = ("sampling", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k", "distill.chunk_tokens",
             "distill.teacher_precision")  # fmt: skip
 #: what a later stage shares with the one before, whose router and members it takes
-FAMILY = ("budgets", "axes", "shapes", "search.keep", "router")
+FAMILY = ("budgets", "axes", "shapes", "router")
 #: what the first stage shares with the ranking, whose order, members and router it takes
 RANKED = ("budgets", "axes", "importance", "ranking", "search", "shapes", "seed", "router.hidden",
           "router.init_std")  # fmt: skip
@@ -34,7 +34,7 @@ def check_same_family(
     if old is None:
         raise ElasticError(f"resume: {where} is not elastic; give the elastic run another log directory")
     with inside(f"resume: {where}"):
-        before = ElasticConfig.from_dict(old)
+        before = ElasticConfig.stored(old)
     changes = list(differences(before.to_dict(), new.to_dict()))
     refused = [text for name, text in changes if not may_change(name, stage, resumed)]
     if refused:

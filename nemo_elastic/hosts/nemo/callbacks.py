@@ -24,7 +24,7 @@ from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
 from nemo_elastic.io.write import is_temporary
 from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.megatron.megatron_host import check_pipeline, twice_as_wide
-from nemo_elastic.train.metrics import Progress, append, candidates_of, start_again, step_facts_of
+from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
 from nemo_elastic.train.shaping import prepare_members, shape_members
 
 from .model import ElasticMambaModel
@@ -144,7 +144,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         line: dict[str, Any] = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
         if isinstance(pl_module, ElasticMambaModel):
-            line |= step_facts(trainer, pl_module) | candidates_of(pl_module.family)
+            line |= step_facts(trainer, pl_module)
         self._write(trainer, line | {"kind": "step", "seconds": self._before + self._progress.seconds})
         self._progress.show(trainer.global_step, line, trainer.is_global_zero)
 

@@ -24,7 +24,7 @@ from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.compat import with_names
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_of
-from nemo_elastic.megatron.gpt_tokens import Looked, first_rows, last_batches
+from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import (
     build_teacher,
@@ -78,10 +78,6 @@ class NemoHost(MegatronHost):
     def sequences(self, count: int, size: int) -> Iterator[Rows]:
         loader = self._loader
         return first_rows(loader.dataset, loader.collate_fn, self._read, count, size)
-
-    def last_batches(self, sequences: int) -> list[dict[str, Any]]:
-        loader = self._loader
-        return last_batches(loader.dataset, loader.collate_fn, self._read, sequences, self.micro_batch_size)
 
     def _read(self, loader: Iterator[Any]) -> dict[str, Any]:
         with cuda_as_cpu():

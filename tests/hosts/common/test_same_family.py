@@ -29,7 +29,7 @@ def changes(old: Any, new: ElasticConfig, stage: int = 1, resumed: bool = True) 
     return check_same_family(old, new, "runs/one", stage, resumed)
 
 
-@pytest.mark.parametrize("section", ["", "importance", "search", "halving", "router", "distill", "nonfinite"])
+@pytest.mark.parametrize("section", ["", "importance", "search", "router", "distill", "nonfinite"])
 def test_a_checkpoint_from_before_a_field_has_its_default(section: str) -> None:
     new = block()
     written = new.to_dict()

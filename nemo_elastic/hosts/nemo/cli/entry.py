@@ -311,7 +311,7 @@ def train(
 
     Args:
         recipe: a recipe of llm.pretrain, llm.finetune or llm.train with a MambaModel.
-        elastic: the elastic block; elastic.search.keep=3 changes one field, elastic=@elastic.yaml reads a file.
+        elastic: the elastic block; elastic.search.tokens=4096 changes one field, elastic=@elastic.yaml reads a file.
         teacher: NeMo checkpoint of the parent; the frozen teacher, and what stage 1 starts from.
         stage: 1, 2 or 3 of the curriculum.
         previous: stages 2 and 3: checkpoint at the end of the one before, or the folder of its training.
@@ -324,7 +324,7 @@ def train(
 
     Examples:
         $ nemo elastic train --factory nemotron_nano_12b_v2 --yaml elastic.yaml teacher=/checkpoints/12b
-        $ nemo elastic train --yaml run.yaml elastic.search.keep=3 trainer.max_steps=1000 --to-yaml changed.yaml
+        $ nemo elastic train --yaml run.yaml elastic.search.tokens=4096 trainer.max_steps=1000 --to-yaml changed.yaml
     """
     task = apply_elastic(
         recipe,

@@ -5,7 +5,7 @@
 What a job leaves has a name that is known before it runs, so that all can be submitted as one experiment:
 
     DIR/rank/elastic                        importance, orders, trace of the search
-    DIR/rank/checkpoints/ranked             sorted weights, first members, candidates
+    DIR/rank/checkpoints/ranked             sorted weights and members
     DIR/stage1/checkpoints/step=5169-last   and found members, optimizer state
     DIR/stage2/checkpoints/step=1789-last
     DIR/family, DIR/members/NAME            Hugging Face folders

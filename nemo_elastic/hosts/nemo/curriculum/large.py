@@ -49,7 +49,7 @@ class FamilyRecipe(PlannedFamily):
         return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
     def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
-        """Rank the parent, sort its weights and search candidates of every budget, on one node.
+        """Rank the parent, sort its weights and search a shape for every budget, on one node.
 
         Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
 
@@ -59,7 +59,7 @@ class FamilyRecipe(PlannedFamily):
         return self.build("rank", self.run_of(parent, data, dir, **named))
 
     def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
-        """Stage 1: candidates train in turn as slices, the worse go, the best chain is trained. Needs the ranking.
+        """Stage 1 on short sequences. Needs the ranking.
 
         Args:
             parent, data, dir, named: see `run_of`.
