@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which way to a member's shape gives the best member for the same FLOPs.
+"""Whether the divergence of an untrained member says which shape is best after training, and what other ways find.
 
-Each run trains one member of a trained parent, 1,024 tokens a step, and measures its divergence from the parent on
-held-out text: a part of it chooses the peak rate, another one is reported. Plain torch and one core; a run that has a
-result is not made again.
+Each run trains one member of a rotated parent, 1,024 tokens a step, under a schedule that ends with it, and measures
+its divergence from the parent on held-out text: a part of it chooses, another one is reported. Plain torch and one
+core; a run that has a result is not made again.
 """
 
 from __future__ import annotations
@@ -18,38 +18,44 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.study import grounds
 from benchmarks.study.grounds import Ground, config_of, optimizer_of, rate, windows
 from benchmarks.study.modelopt_targets import depth, targets
 from benchmarks.study.problems import PARENT_STEPS
-from benchmarks.study.results import Kept, markdown
+from benchmarks.study.results import KEPT, Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import flops_per_token, parameters
-from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Subnet
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.router import Router
-from nemo_elastic.search import Space
+from nemo_elastic.search import Space, Trial, search
+from nemo_elastic.search.fullest import fullest
 from nemo_elastic.train.members import Candidate, Members
-from nemo_elastic.train.shaping import prepare_members, shape_members
+from nemo_elastic.train.shaping import obtain_ranking, shape_members, untrained_loss
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"85": 0.85, "72": 0.72, "50": 0.5}
-#: candidates of a budget that are trained alone, and those of them that halving trains
-KEEP, HALVED = 8, 4
+#: shapes of a budget that are trained alone, members of a cell that are measured, and shapes that halving trains
+SHAPES, IN_CELL, HALVED = 8, 3, 4
 ROWS, LENGTH = 8, 128
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (2.5e-4, 5e-4, 1e-3)
 #: rows of the text that chooses the rate, of what is reported, and of training text that halving compares on
 TUNED, REPORTED, COMPARED = 64, 128, 64
 #: rows of a piece of held-out text
 PIECE = 16
-SEARCH, HALVING, ROUTER, MODELOPT = "search", "halving", "router", "modelopt"
-#: columns of the table of ways
-WAYS = {SEARCH: "search alone", ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape", HALVING: "halving"}
-ALONE, ORACLE = "alone ", "best candidate alone"
+#: share of a budget that a shape may leave unused
+ROOM = 0.05
+#: a run of a budget's shape by its number, of which the first is the search's choice, and the other ways
+SHAPE = "shape "
+SEARCH = f"{SHAPE}0"
+HALVING, ROUTER, MODELOPT = "halving", "router", "modelopt"
+WAYS = {ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape", HALVING: "halving"}
 AXES: Mapping[str, Mapping[str, Any]] = {
     "demo": BLOCK["axes"],
     "5m": {
@@ -67,8 +73,8 @@ class Result:
     """Of a run.
 
     Attributes:
-        way: SEARCH, its choice alone; HALVING, ROUTER, MODELOPT; or another candidate alone, `alone 96 x 9`.
-        steps: of its budget's FLOPs; lr: the peak rate.
+        way: a shape alone, `shape 0`, the search's, to `shape 7`; or HALVING, ROUTER, MODELOPT.
+        steps: of its budget's FLOPs, 0 where nothing was trained; lr: the peak rate.
         tuned, reported: divergence from the parent at the end, nats per token, of the two parts of the text.
         shape: residual width, layers, share of the parent's parameters.
     """
@@ -85,7 +91,7 @@ class Result:
 
 
 def held_out(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows [n, LENGTH] that choose the rate, and others that are reported: of alternating pieces of the text."""
+    """Rows [n, LENGTH] that choose, and others that are reported: of alternating pieces of the text."""
     rows = tokens[: len(tokens) // LENGTH * LENGTH].view(-1, LENGTH)
     parts = [rows[(torch.arange(len(rows)) // PIECE) % 2 == part] for part in (0, 1)]
     random = torch.Generator().manual_seed(0)
@@ -94,31 +100,70 @@ def held_out(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Family:
-    """A parent that is ranked, sorted and searched, and the text of all runs of a seed."""
+    """A parent that is ranked, rotated and searched, and the text of all runs of a seed."""
 
-    def __init__(self, ground: Ground, name: str, data: DataFolder, seed: int, steps: int) -> None:
-        self.ground, self.name, self.seed = ground, name, seed
-        importance = {"samples": 64, "depth_samples": 8}
-        search = {"candidates": 96, "tokens": 4096, "keep": KEEP}
+    def __init__(self, ground: Ground, name: str, data: DataFolder, seed: int, steps: int, budgets: Sequence[str]) -> None:
+        self.name, self.seed = name, seed
+        self.parent = replace(ground.shape, norm=PARENT_WIDTH)
+        importance = {"samples": 64, "depth_samples": 8, "hidden": "basis"}
+        search = {"candidates": 96, "tokens": 4096, "keep": HALVED}
         self.config = config_of(ground, {"full": None, **BUDGETS}, seed, axes=AXES[name], importance=importance,
                                 shapes="halving", search=search)  # fmt: skip
         train, val = (torch.tensor(data.tokens(split).astype("int64")) for split in ("train", "val"))
         looked = windows(train, 200 + seed, 64 + COMPARED, LENGTH)
-        self.host = TorchHost(ground.shape, ground.parent.state_dict(), looked, ROWS)
+        self.host = TorchHost(self.parent, ground.parent.state_dict(), looked, ROWS)
         self.out = Path(tempfile.mkdtemp())
-        training = FamilyTraining(self.config, stage=1, steps=1)
-        training.members = Members(ground.shape, 1 + len(BUDGETS), None, KEEP)
-        prepare_members(training, self.host, self.out)
-        self.candidates = {b: training.members.candidates(i) for i, b in enumerate(BUDGETS, 1)}
-        self.space: Space = training.space(ground.shape, training.members.drop_order.tolist())
+        self._find_shapes(budgets)
         self.start = {k: v.clone() for k, v in self.host.model.state_dict().items()}
         self.tuned, self.reported = held_out(val)
         self.rows = windows(train, 300 + seed, steps * ROWS, LENGTH).split(ROWS)
         self.taught: dict[Any, torch.Tensor] = {}
 
+    @torch.no_grad()
+    def _find_shapes(self, budgets: Sequence[str]) -> None:
+        """Rank and rotate the parent, search, and choose the shapes that each budget trains."""
+        training = FamilyTraining(self.config, stage=1, steps=1)
+        training.members = Members(self.parent, 1 + len(BUDGETS), None, HALVED)
+        ranking = obtain_ranking(training, self.host, self.out)
+        self.host.sort(ranking)
+        self.space: Space = training.space(self.parent, list(ranking.depth))
+        loss = untrained_loss(training, self.host, self.config.search.tokens)
+        found = search(self.space, self.config.budgets, loss, self.config.search.candidates, self.seed, keep=HALVED)
+        self.halved = {b: found.kept[b][:HALVED] for b in BUDGETS}
+        self.shapes = {
+            b.name: self._different(b, found.members[b.name], found.trace, loss)
+            for b in self.config.budgets
+            if b.name in budgets
+        }
+
+    def _different(self, budget: Budget, best: Subnet, trace: Sequence[Trial], loss: Any) -> list[Subnet]:
+        """The search's shape; another of its residual width and depth; the best of other widths and depths, untrained;
+        and the best of the narrowest width.
+        """
+        codes = fullest(self.space, budget, np.zeros(len(self.space.slots), dtype=np.int64))
+        assert codes is not None
+        price, random = self.space.price(budget), np.random.default_rng(self.seed)
+        codes = random.permutation(codes[price.miss(price.codes(codes)) >= -ROOM])
+        fit = {self.space.decode(code) for code in codes}
+        losses: dict[tuple[int, int], list[tuple[float, int, Subnet]]] = {}
+        for trial in trace:
+            if trial.member in fit and trial.member != best:
+                losses.setdefault(_cell(trial.member), []).append((trial.loss, -trial.number, trial.member))
+        known = {trial.member for trial in trace}
+        for at, code in enumerate(codes):
+            member = self.space.decode(code)
+            own = losses.setdefault(_cell(member), [])
+            if len(own) < IN_CELL and member not in known:
+                own.append((loss(member), at, member))
+        ranked = sorted(min(own) for cell, own in losses.items() if own and cell != _cell(best))
+        shapes = [best, *(m for _, _, m in sorted(losses.get(_cell(best), []))[:1]), *(m for _, _, m in ranked)]
+        narrowest = min(shapes, key=lambda m: m.hidden)
+        first = shapes[: SHAPES - 1]
+        return [*first, *(shapes[SHAPES - 1 : SHAPES] if narrowest in first else [narrowest])]
+
     def modelopt(self, budget: str) -> Subnet:
         """Widths in the proportions that NVIDIA chose for its own small models, on the layers of our ranking."""
-        shape, ratio = self.ground.shape, BUDGETS[budget]
+        shape, ratio = self.parent, BUDGETS[budget]
         layers = depth(shape, ratio)
         kept = sorted(set(range(shape.num_layers)) - set(self.space.whole_drop_order[: shape.num_layers - layers]))
         sizes = targets(replace(shape, ffn_stripes=1), ratio, "".join(shape.pattern[i] for i in kept))
@@ -142,28 +187,26 @@ class Family:
         return total / rows.numel()
 
     def shape(self, member: Subnet) -> tuple[float, ...]:
-        whole = self.ground.shape
-        return member.hidden, len(member.layers), parameters(whole, member) / parameters(whole, whole.full)
+        return member.hidden, len(member.layers), parameters(self.parent, member) / parameters(self.parent, self.parent.full)
 
     def run(self, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
         """Train the member of a budget, of a given shape or by one of the ways."""
         host = self.host
         host.model.load_state_dict(self.start)
         host.step, optimizer = 0, optimizer_of(host.model)
-        done, whole = steps, self.cost(self.ground.shape.full)
-        own = self.cost(member or self.candidates[budget][0].member)
+        done, whole = steps, self.cost(self.parent.full)
+        own = self.cost(member or self.shapes[budget][0])
         if way == ROUTER:  # as many FLOPs in fewer steps: those under masks cost what the parent costs
             share = 0.67
             done = round(steps * (3 * own + whole) / (share * 4 * whole + (1 - share) * (3 * own + whole)))
-        training = self.training(budget, way, done)
+        training = self.training(budget, way, max(1, done))
         members = training.members
         if way == HALVING:
-            kept = self.candidates[budget][:HALVED]
-            members.put([self.space.full, kept[0].member], frozen=False)
-            members.put_candidates([[], [Candidate(i, c.member) for i, c in enumerate(kept)]], cuts=0)
+            kept = self.halved[budget]
+            members.put([self.space.full, kept[0]], frozen=False)
+            members.put_candidates([[], [Candidate(i, m) for i, m in enumerate(kept)]], cuts=0)
         else:
-            chosen = member or self.candidates[budget][0].member
-            members.put([self.space.full, chosen], frozen=way != ROUTER)
+            members.put([self.space.full, member or self.shapes[budget][0]], frozen=way != ROUTER)
         if members.router is not None:
             optimizer.add_param_group({"params": list(members.router.parameters()), "weight_decay": 0.0, "own": 1e-2})
         for step in range(done):
@@ -194,14 +237,17 @@ class Family:
         block = {k: v for k, v in self.config.to_dict().items() if k not in ("shapes", "search", "halving", "router")}
         config = ElasticConfig.from_dict(block | own | more)
         training = FamilyTraining(config, stage=1, steps=steps)
-        shape = self.ground.shape
         router = Router(self.space, config.budgets, config.router, self.seed) if config.router else None
-        training.members = Members(shape, 2, router, config.keep)
+        training.members = Members(self.parent, 2, router, config.keep)
         return training
 
     def cost(self, member: Subnet) -> float:
         """Forward FLOPs of a token."""
-        return float(flops_per_token(self.ground.shape, member, LENGTH))
+        return float(flops_per_token(self.parent, member, LENGTH))
+
+
+def _cell(member: Subnet) -> tuple[int, int]:
+    return member.hidden, len(member.layers)
 
 
 class Study:
@@ -221,33 +267,22 @@ class Study:
 
         return self.kept.get(made, budget=budget, way=way, steps=steps, lr=lr)[0]
 
-    def alone(self, budget: str, number: int, steps: int, rates: Mapping[str, float]) -> Result:
-        member = self.family.candidates[budget][number].member
-        way = f"{ALONE}{member.hidden} x {len(member.layers)}" if number else SEARCH
-        return self.run(budget, way, steps, rates[budget], member)
-
-    def all(self, budgets: Sequence[str], rates: Mapping[str, float]) -> None:
-        """Every way; of the candidates the best of the short runs alone are trained alone in the long ones."""
-        short, long = self.steps[0], self.steps[-1]
-        for steps in self.steps:
+    def all(self, budgets: Sequence[str], ways: Sequence[str], rates: Mapping[str, float]) -> None:
+        """Every shape and way, the short runs first."""
+        for steps in (0, *self.steps):
             for budget in budgets:
-                self.alone(budget, 0, steps, rates)
-                self.run(budget, HALVING, steps, rates[budget])
-                self.run(budget, MODELOPT, steps, rates[budget], self.family.modelopt(budget))
-        for budget in budgets:
-            numbers = range(len(self.family.candidates[budget]))
-            ranked = sorted(numbers, key=lambda i: self.alone(budget, i, short, rates).tuned)
-            for i in ranked[:3]:
-                self.alone(budget, i, long, rates)
-        for budget in budgets:
-            for steps in self.steps:
-                self.run(budget, ROUTER, steps, rates[budget])
+                for number, member in enumerate(self.family.shapes[budget]):
+                    self.run(budget, f"{SHAPE}{number}", steps, rates[budget] if steps else 0.0, member)
+                for way in ways if steps else ():
+                    member = self.family.modelopt(budget) if way == MODELOPT else None
+                    self.run(budget, way, steps, rates[budget], member)
 
-    def best_rates(self, budgets: Sequence[str]) -> dict[str, float]:
-        """Peak rate of a budget: the best of the search's choice, in the short run, on text that is not reported."""
+    def best_rates(self, budgets: Sequence[str], steps: int) -> dict[str, float]:
+        """Peak rate of a budget: the best of the search's choice after so many steps, on text that is not reported."""
         best = {}
         for budget in budgets:
-            tried = {lr: self.alone(budget, 0, self.steps[0], {budget: lr}).tuned for lr in RATES}
+            member = self.family.shapes[budget][0]
+            tried = {lr: self.run(budget, SEARCH, steps, lr, member).tuned for lr in RATES}
             best[budget] = min(tried, key=lambda lr: tried[lr])
         return best
 
@@ -255,102 +290,15 @@ class Study:
 # --------------------------------------------------------------------------------------------------------- the tables
 
 
-class Runs:
-    """The results of a ground, by what was run."""
-
-    def __init__(self, results: Iterable[Result]) -> None:
-        self.by = {(r.budget, r.steps, r.way, r.seed, r.lr): r for r in results}
-
-    def of(self, budget: str, steps: int, way: str) -> dict[int, Result]:
-        """Seed -> run at the rate at which all ways of this budget ran."""
-        lr = self.rate(budget)
-        return {key[3]: r for key, r in self.by.items() if key[:3] == (budget, steps, way) and key[4] == lr}
-
-    def rate(self, budget: str) -> float:
-        """The peak rate of a budget: what halving ran with."""
-        return next(key[4] for key in self.by if key[0] == budget and key[2] == HALVING)
-
-    def oracle(self, budget: str, steps: int) -> dict[int, Result]:
-        """Seed -> the candidate that ends best alone, on the text that chooses."""
-        ways = {key[2] for key in self.by if _is_alone(key[2])}
-        best: dict[int, Result] = {}
-        for way in sorted(ways):
-            for seed, run in self.of(budget, steps, way).items():
-                if seed not in best or run.tuned < best[seed].tuned:
-                    best[seed] = run
-        return best
-
-    @property
-    def steps(self) -> list[int]:
-        return sorted({key[1] for key in self.by})
-
-    @property
-    def budgets(self) -> list[str]:
-        return [b for b in BUDGETS if any(key[0] == b and key[2] == HALVING for key in self.by)]
-
-
-def ways_table(runs: Runs) -> str:
-    """Divergence at the end by way, means over seeds, and halving over the oracle and over the search of each seed."""
-    head = ["budget", "steps", *WAYS.values(), ORACLE, "halving over the best alone, by seed",
-            "halving over search alone, by seed"]  # fmt: skip
-    rows = []
-    for budget in runs.budgets:
-        for steps in runs.steps:
-            found = {way: runs.of(budget, steps, way) for way in WAYS} | {ORACLE: runs.oracle(budget, steps)}
-            rows.append([f"{budget} %", str(steps), *(_mean(found[way]) for way in [*WAYS, ORACLE]),
-                         _over(found[HALVING], found[ORACLE]), _over(found[HALVING], found[SEARCH])])  # fmt: skip
-    return markdown(head, rows)
-
-
-def shapes_table(runs: Runs) -> str:
-    """Which shapes: residual width x layers, by seed."""
-    head = ["budget", "steps", *WAYS.values(), ORACLE]
-    rows = []
-    for budget in runs.budgets:
-        for steps in runs.steps:
-            found = [runs.of(budget, steps, way) for way in WAYS] + [runs.oracle(budget, steps)]
-            rows.append([f"{budget} %", str(steps), *(", ".join(_shape(of[s]) for s in sorted(of)) for of in found)])
-    return markdown(head, rows)
-
-
-def _is_alone(way: str) -> bool:
-    return way == SEARCH or way.startswith(ALONE)
-
-
-def _mean(runs: Mapping[int, Result]) -> str:
-    return f"{mean(r.reported for r in runs.values()):.4f} ({len(runs)})" if runs else "–"
-
-
-def _over(ours: Mapping[int, Result], theirs: Mapping[int, Result]) -> str:
-    both = sorted(ours.keys() & theirs.keys())
-    return ", ".join(f"{ours[s].reported / theirs[s].reported:.2f}" for s in both) or "–"
-
-
-def _shape(run: Result) -> str:
-    return f"{run.shape[0]:.0f} x {run.shape[1]:.0f}"
-
-
 def page(folder: Path) -> str:
-    """The tables of every ground that has runs there."""
-    parts = []
-    for ground in AXES:
-        runs = Runs(r for file in sorted(folder.glob(f"{ground}_*.jsonl")) for r in Kept(file, Result).results)
-        if not runs.budgets:
-            continue
-        parent = {"demo": "The demo's parent, 1.6M parameters", "5m": "A parent of 5.2M parameters"}[ground]
-        rates = ", ".join(f"{b} % {runs.rate(b):g}" for b in runs.budgets)
-        parts += [
-            f"{parent}; peak rates {rates}; in brackets how many seeds.\n",
-            ways_table(runs),
-            f"Residual width x layers, by seed.\n\n{shapes_table(runs)}",
-        ]
-    return "\n".join(parts) + "\n"
+    return ""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "demo", PARENT_STEPS, AXES)
-    parser.add_argument("--steps", type=int, nargs="+", default=(120, 480))
-    parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=tuple(BUDGETS))
+    parser.add_argument("--steps", type=int, nargs="+", default=(40, 160, 480))
+    parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=("72", "50"))
+    parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=tuple(WAYS))
 
 
 def study(args: argparse.Namespace) -> str:
@@ -363,6 +311,6 @@ def study(args: argparse.Namespace) -> str:
         if rates is None:  # tried with the first seed alone
             zero = args.runs / f"{args.ground}_0.jsonl"
             first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else own
-            rates = first.best_rates(args.budgets)
-        own.all(args.budgets, rates)
+            rates = first.best_rates(args.budgets, args.steps[min(1, len(args.steps) - 1)])
+        own.all(args.budgets, args.ways, rates)
     return page(args.runs)
