@@ -101,8 +101,8 @@ def put(buffers: Any, members: list[Any], frozen: bool) -> None:
     """The members that a run has once shapes are fixed; fake buffers have no numbers to decode them from."""
     from nemo_elastic.train.members import _Read
 
-    held = buffers.codes, buffers.frozen, *((buffers.live, buffers.losses, buffers.cuts) if buffers.keep else ())
-    buffers._read = _Read(held, tuple(b._version for b in held), frozen, members, [], 0)
+    held = buffers.codes, buffers.frozen
+    buffers._read = _Read(held, tuple(b._version for b in held), frozen, members)
 
 
 def replace_data(packed: bool) -> None:

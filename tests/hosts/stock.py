@@ -68,8 +68,7 @@ def block_of(parent: Parent) -> dict[str, Any]:
 def in_small(parent: Parent) -> tuple[Parent, ElasticConfig]:
     """A parent's first layers, as many as it takes to have one of each kind, narrow; and a block for them."""
     ends = max(parent.pattern.index(symbol) for symbol in set(parent.pattern))
-    few = {"importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256},
-           "halving": {"tokens": 256}}  # fmt: skip
+    few = {"importance": {"samples": 4, "depth_samples": 4}, "search": {"candidates": 4, "tokens": 256}}
     first = replace(parent, pattern=parent.pattern[: ends + 1])
     return narrow(first, ElasticConfig.of(block_of(parent) | few), ON_CPU)
 

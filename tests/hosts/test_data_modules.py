@@ -43,15 +43,15 @@ def test_what_no_family_can_have_is_refused_before_anything_is_built(name: str) 
 
 
 @pytest.mark.skipif(not ON_BRIDGE, reason="NeMo has no such loader")
-def test_a_loader_of_ones_own_follows_a_ranking_where_no_candidates_are_compared() -> None:
+def test_a_loader_of_ones_own_follows_a_ranking() -> None:
     from nemo_elastic.hosts.bridge.checks import BridgeRecipe
 
     recipe = data.refused("b external").made
-    search, halving = (ElasticConfig.from_dict(BLOCK | {"shapes": shapes}) for shapes in ("search", "halving"))
+    search = ElasticConfig.from_dict(BLOCK | {"shapes": "search"})
     BridgeRecipe(recipe, ranked="/a/ranking").check_data(search, 1)
-    BridgeRecipe(recipe).check_data(halving, 2)
+    BridgeRecipe(recipe).check_data(search, 2)
     with pytest.raises(ElasticError, match="dataloader_type: 'external' is not allowed"):
-        BridgeRecipe(recipe, ranked="/a/ranking").check_data(halving, 1)
+        BridgeRecipe(recipe).check_data(search, 1)
 
 
 def test_the_page_has_the_table() -> None:

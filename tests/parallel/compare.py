@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
+from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.ranking import Ranking
 from tests.parallel.runs import PEAK
@@ -89,32 +89,9 @@ def deviation(actual: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Ten
     most = {kind: largest(s for n, s in sizes.items() if ("router" in n) == kind) for kind in (False, True)}
     apart_by = []
     for name, value in wanted.items():
-        if name == f"{ELASTIC}losses":
-            continue  # bits of what candidates lost, which are in the lines
         assert value.is_floating_point() or torch.equal(actual[name], value), name
         scale = max(sizes[name], FLOOR * most["router" in name]) if relative else 1.0
         apart_by.append(float((actual[name].double() - value.double()).abs().max()) / scale)
-    return largest(apart_by)
-
-
-def compared(line: dict[str, Any]) -> dict[tuple[str, int], float]:
-    """Losses of the candidates that were compared before a step, by budget and number."""
-    every = line.get("compared", {})
-    return {(budget, int(number)): loss for budget, own in every.items() for number, loss in own.items()}
-
-
-def candidates_apart(actual: Path, wanted: Path) -> float:
-    """Largest deviation of what compared candidates lost, relative to the largest of a step.
-
-    Raises:
-        AssertionError: others were compared, or sampled.
-    """
-    apart_by = []
-    for one, other in zip(lines(actual), lines(wanted), strict=True):
-        assert one.get("candidates") == other.get("candidates")
-        ours, theirs = compared(one), compared(other)
-        assert ours.keys() == theirs.keys()
-        apart_by += [abs(ours[name] - theirs[name]) / max(theirs.values()) for name in ours]
     return largest(apart_by)
 
 
@@ -122,9 +99,9 @@ def apart(actual: Path, wanted: Path) -> tuple[float, float]:
     """How far two runs of the same budgets are apart: losses, relative, and weights, in steps of the optimizer.
 
     Raises:
-        AssertionError: other budgets, candidates, members or tensors.
+        AssertionError: other budgets, members or tensors.
     """
-    apart_by = [candidates_apart(actual, wanted)]
+    apart_by = []
     for one, other in zip(losses(actual), losses(wanted), strict=True):
         assert one.keys() == other.keys()
         apart_by += [abs(one[name] - other[name]) / abs(other[name]) for name in one]
@@ -138,46 +115,10 @@ def same(actual: Path, wanted: Path) -> None:
 
 
 def identical(actual: Path, wanted: Path) -> None:
-    """The run that was stopped ended as the one that was not, with the same losses, comparisons and bits."""
-    for name in ("step", "candidates", "compared"):
-        assert [x.get(name) for x in lines(actual)] == [x.get(name) for x in lines(wanted)]
+    """The run that was stopped ended as the one that was not, with the same losses and bits."""
+    assert [line["step"] for line in lines(actual)] == [line["step"] for line in lines(wanted)]
     assert losses(actual) == losses(wanted)
     assert digests(actual) == digests(wanted)
-
-
-def in_turn(run: Path, ranking: Path, budgets: Collection[str] = ("large", "small")) -> None:
-    """Candidates of these budgets have trained in turn until one of each was left.
-
-    Numbers and losses in lines, checkpoint and `members.json` are of the candidates that the ranking left.
-    """
-    found = json.loads((elastic(ranking) / "shapes.json").read_text())
-    given: dict[str, list[Any]] = found["report"]["candidates"]
-    steps = lines(run)
-    live: dict[str, Collection[int]] = {name: range(len(own)) for name, own in given.items()}
-    measured: dict[str, dict[int, float]] = {}
-    trained: dict[str, set[int]] = {}
-    assert list(live) == ["large", "small"] and all(2 <= len(own) <= 4 for own in live.values())
-    cuts = {4: [1, 3], 3: [1, 2], 2: [1]}[len(steps)]
-    for at, line in enumerate(steps):
-        assert ("compared" in line) == (at in cuts)
-        if at in cuts:
-            measured = {n: {int(k): loss for k, loss in own.items()} for n, own in line["compared"].items()}
-            assert at == cuts[0] or all(0 < len(own) <= 2 for own in measured.values())
-            assert at != cuts[0] or {n: set(own) for n, own in measured.items()} == trained
-            live = {n: list(own) for n, own in measured.items()}
-        ran = line.get("candidates", {})
-        assert ran.keys() <= set(budgets) and (not ran or at < cuts[-1])
-        assert all(set(own) <= set(live[n]) for n, own in ran.items())
-        for name, own in ran.items():
-            trained.setdefault(name, set()).update(own)
-    assert any("candidates" in line for line in steps)
-    frozen = json.loads((elastic(run) / "members.json").read_text())
-    assert frozen["report"] == {"source": "halving", "step": cuts[-1]}
-    stored = Stored(checkpoint(run)).read("elastic.losses")
-    for losses_, budget in zip(stored.view(torch.float64)[1:].tolist(), given, strict=True):
-        left = [n for n, loss in enumerate(losses_) if loss == loss]
-        assert len(left) == (budget in measured) and frozen["members"][budget] == given[budget][max(left, default=0)]
-        assert all(losses_[number] == measured[budget][number] for number in left)
 
 
 class Deviation(NamedTuple):
@@ -203,7 +144,7 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     """Compare what two ranking jobs left.
 
     Raises:
-        AssertionError: other orders, another depth, other members or candidates.
+        AssertionError: other orders, another depth or other members.
     """
     ours, theirs = (Ranking.load(elastic(run) / "ranking") for run in (actual, wanted))
     assert replace(ours, basis=None).digest == replace(theirs, basis=None).digest
@@ -215,7 +156,6 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     left = [json.loads((elastic(run) / "shapes.json").read_text()) for run in (actual, wanted)]
     one, other = (found["report"] for found in left)
     assert left[0]["members"] == left[1]["members"] and one["source"] == other["source"]
-    assert one.get("candidates") == other.get("candidates")
     losses_apart = []
     for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}

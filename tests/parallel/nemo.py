@@ -152,7 +152,7 @@ def run(place: Path, job: Job) -> dict[str, Any]:
                              "read": weights_read()}  # fmt: skip
 
     def record(model: Any, drawn: Any) -> None:
-        facts["samples"].append([model.host.step, drawn.budget, type(drawn.choice).__name__, drawn.candidate])
+        facts["samples"].append([model.host.step, drawn.budget, type(drawn.choice).__name__])
 
     watch_samples(after=record)
 

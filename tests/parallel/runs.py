@@ -46,12 +46,7 @@ BLOCK: dict[str, Any] = {
     "shapes": "even",
     "seed": 15,
 }
-#: of four steps the second and the fourth begin with a comparison
-HALVED: dict[str, Any] = {
-    "shapes": "halving",
-    "search": {"candidates": 48, "tokens": 128},
-    "halving": {"cuts": [0.3, 0.7], "tokens": 256},
-}
+SEARCHED: dict[str, Any] = {"shapes": "search", "search": {"candidates": 48, "tokens": 128}}
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Layout:
         micro_batches: per step; the sequences of one are shared among data-parallel ranks, so that every layout has
             the same budgets for the same sequences.
         soft: under the router's masks, else on slices.
-        halved: on slices of several candidates, of which one of each budget is left.
+        searched: shapes are the search's, else the most even ones.
         teacher: the parent's checkpoint is given, else the loss is cross-entropy.
         mode: the loss, of `tests.shapes.LOSSES`, where it is.
         half: bf16, as the large recipes train.
@@ -93,7 +88,7 @@ class Layout:
     router: int = 16
     context: int = 1
     overlap: bool = False
-    halved: bool = False
+    searched: bool = False
     per_token: bool = False
     batch: int = BATCH
     experts: int | None = None
@@ -119,7 +114,7 @@ class Layout:
         words += [f"cp{self.context}"] if self.context > 1 else []
         words += [f"{k}{v}" for k, v in sizes.items()] + (["sp"] if self.sequence else [])
         words += (["sharded"] if self.sharded else []) + ([self.recompute] if self.recompute else [])
-        words += ["soft" if self.soft else "halved" if self.halved else "sliced"]
+        words += ["soft" if self.soft else "searched" if self.searched else "sliced"]
         words += [] if self.teacher else ["ce"]
         words += [self.mode] if self.mode != Layout.mode else []
         words += (["bf16"] if self.half else []) + ([f"clip{self.clip:g}"] if self.clip != Layout.clip else [])
@@ -133,7 +128,7 @@ def block_of(layout: Layout, **changes: Any) -> dict[str, Any]:
     """The elastic block of a layout."""
     shapes: dict[str, Any] = {"shapes": "router", "router": {"hidden": layout.router}} if layout.soft else {}
     distill = LOSSES[layout.mode if layout.teacher else "ce"]
-    return BLOCK | (HALVED if layout.halved else shapes) | {"distill": distill} | changes
+    return BLOCK | (SEARCHED if layout.searched else shapes) | {"distill": distill} | changes
 
 
 def padded(uneven: bool = False) -> None:
@@ -299,7 +294,7 @@ def left(run: Path) -> list[str]:
 
 def prepare(place: Path, whole: bool = True) -> None:
     """Data, a parent of two steps, and, if all is wanted, rankings; a run of the tests makes them once."""
-    rankings = [Layout(), Layout(soft=True), Layout(halved=True)]
+    rankings = [Layout(), Layout(soft=True), Layout(searched=True)]
 
     def make(out: Path) -> None:
         prepare_data(out)

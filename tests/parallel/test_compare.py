@@ -20,14 +20,13 @@ from tests.vllm.cases import CASES
 
 pytestmark = pytest.mark.nemo
 NAN = float("nan")
-FINE: dict[str, Any] = {"losses": [3.0, 2.0], "compared": [5.0, 4.0], "weights": torch.ones(3), "far": [2.0, 3.0]}
-BROKEN = {"losses": [3.0, NAN], "compared": [5.0, NAN], "weights": torch.tensor([1.0, 1.0, NAN]), "far": [2.0, NAN]}
+FINE: dict[str, Any] = {"losses": [3.0, 2.0], "weights": torch.ones(3), "far": [2.0, 3.0]}
+BROKEN = {"losses": [3.0, NAN], "weights": torch.tensor([1.0, 1.0, NAN]), "far": [2.0, NAN]}
 
 
-def write(folder: Path, losses: list[float], compared: list[float], **_: Any) -> Path:
+def write(folder: Path, losses: list[float], **_: Any) -> Path:
     folder.mkdir()
-    cases = {"large": {str(i): loss for i, loss in enumerate(compared)}}
-    steps = [{"kind": "step", "reduced_train_loss": loss, "compared": cases} for loss in losses]
+    steps = [{"kind": "step", "reduced_train_loss": loss} for loss in losses]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
     return folder
 
@@ -43,7 +42,7 @@ def test_runs_are_apart_where_one_has_no_number(monkeypatch, tmp_path: Path, wha
     monkeypatch.setattr(compare, "weights", held.get)
     loss, weight = compare.apart(*runs)
     far = table.far({"large": facts[0]["far"]}, {"large": facts[1]["far"]})
-    row = {"loss": loss, "weight": weight, "members": far, "compared": compare.candidates_apart(*runs)}
+    row = {"loss": loss, "weight": weight, "members": far}
     wrong = table.wrong(Layout(), row)
     assert bool(wrong) == (what is not None)
     if what is None:

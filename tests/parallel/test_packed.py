@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.compare import identical, in_turn, lines, losses, same
+from tests.parallel.compare import identical, lines, losses, same
 from tests.parallel.forks import measured
-from tests.parallel.runs import CONVERSATIONS, LENGTH, Job, Layout, do, host, prepare, ranking_of, write_prompts
+from tests.parallel.runs import CONVERSATIONS, LENGTH, Job, Layout, do, host, prepare, write_prompts
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 STEPS, ROWS = 2, 4
-ALONE = Layout(micro_batches=ROWS, mode="frozen_ce", halved=True, batch=1)
-EVEN = replace(ALONE, halved=False)
-#: rows of several documents, one to a micro-batch; of four in a step each draws the one member. Its candidates take
-#: turns by the number of a micro-batch, of which ranks that share the rows out have fewer
+ALONE = Layout(micro_batches=ROWS, mode="frozen_ce", searched=True, batch=1)
+EVEN = replace(ALONE, searched=False)
+#: rows of several documents, one to a micro-batch; of four in a step each draws the one member
 LAYOUTS = {"dp2": replace(EVEN, data=2, batch=2, micro_batches=ROWS // 2), "pp2": replace(ALONE, pipeline=2),
            "pp2 sliced": replace(EVEN, pipeline=2)}  # fmt: skip
 if host().__name__.endswith("bridge"):
@@ -65,14 +64,12 @@ place = measured(measure)
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_ranks_train_on_packed_documents_what_one_does(place: Path, name: str) -> None:
-    """Answers alone count, of which ranks have unequal numbers. Candidates are compared before the second step."""
+    """Answers alone count, of which ranks have unequal numbers."""
     single = alone(name).name
     same(place / name, place / single)
     for run in (place / name, place / single):
         counted = [line["tokens"] for line in lines(run)]
         assert 0 < counted[0] < counted[1] < STEPS * ROWS * LENGTH
-        if LAYOUTS[name].halved:
-            in_turn(run, place / ranking_of(ALONE), {"large"})
 
 
 def test_packed_documents_are_apart_unless_the_block_joins_them(place: Path) -> None:

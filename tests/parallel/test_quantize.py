@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.parallel.compare import WEIGHT, apart, checkpoint, elastic, identical, lines
+from tests.parallel.compare import WEIGHT, apart, checkpoint, identical, lines
 from tests.parallel.forks import measured
 from tests.parallel.runs import Job, Layout, do, host, prepare
 
@@ -24,7 +23,7 @@ ROUNDED = 5e-4
 #: of whole blocks
 AXES = {"hidden": [32, 16], "ffn": {"choices": [64, 32], "stripes": 2}, "attention_heads": [8, 4], "depth": [8, 7, 6]}
 STEPS, STOP = 3, 2
-TWO = Layout(tensor=2, sequence=True, micro_batches=2, halved=True)
+TWO = Layout(tensor=2, sequence=True, micro_batches=2, searched=True)
 
 
 def job(out: str, kind: str = "stage1", layout: Layout = TWO.alone, scheme: str | None = None, **more: Any) -> Job:
@@ -40,7 +39,7 @@ def third(out: str, scheme: str | None = SCHEME, **more: Any) -> Job:
 
 def measure(place: Path, parts: Collection[str]) -> None:
     prepare(place, whole=False)
-    do(place, job("rank-halving", "rank"), job("one", steps=1), job("two", "stage2", steps=1, previous=("one", 1)))
+    do(place, job("rank-search", "rank"), job("one", steps=1), job("two", "stage2", steps=1, previous=("one", 1)))
     do(place, third("whole"), third("tp2", layout=TWO), third("full", None), third("killed", until=STOP),
        third("killed"))  # fmt: skip
 
@@ -58,10 +57,8 @@ def test_steps_are_those_of_rounded_weights(place: Path) -> None:
     assert seen >= {"loss_large", "loss_small", "grad_norm"}
 
 
-def test_a_stage_of_one_step_ends_with_its_last_comparison(place: Path) -> None:
-    frozen = json.loads((elastic(place / "one") / "members.json").read_text())
-    assert frozen["report"] == {"source": "halving", "step": 1}
-    runs = map(Stored, map(checkpoint, (place / "one", place / "two", place / "whole")))
+def test_every_stage_has_the_members_of_the_ranking(place: Path) -> None:
+    runs = map(Stored, map(checkpoint, (place / "rank-search", place / "one", place / "two", place / "whole")))
     first, *later = (stored.read("elastic.codes") for stored in runs)
     assert first.any() and all(torch.equal(codes, first) for codes in later)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.compare import LOSS, WEIGHT, deviation, digests, lines, weights
+from tests.parallel.compare import LOSS, WEIGHT, deviation, digests, weights
 from tests.parallel.forks import CLEAR, measured
 from tests.parallel.nemo import saved_at_start
 from tests.parallel.runs import BLOCK, PEAK, Job, Layout, do, prepare
@@ -25,9 +25,6 @@ STOP = 3
 #: under the router's masks for two steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
-#: candidates are compared after the first step and after the third
-FOUR = Layout(halved=True, micro_batches=4)
-HALVING = {"halving": {"cuts": [0.25, 0.75], "tokens": 256}}
 
 
 def job(out: str, layout: Layout, changes: Any = ROUTER, steps: int = STEPS, **more: Any) -> Job:
@@ -36,11 +33,9 @@ def job(out: str, layout: Layout, changes: Any = ROUTER, steps: int = STEPS, **m
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     prepare(place, whole=False)
-    rank, *_ = do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER),
-                  Job("rank-halving", "rank", FOUR))  # fmt: skip
+    rank, *_ = do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER))
     actual: dict[str, Any] = {"stops": stopped_everywhere(place, parts, "stop", SOFT, ROUTER)}
     actual["read"] = rank["facts"][0]["read"]
-    actual["halved"] = stopped_everywhere(place, parts, "halved", FOUR, HALVING)
     axes = {"axes": BLOCK["axes"] | {"hidden": [32, 28, 24]}}
     actual["axes"] = do(place, job("axes", Layout(), {}, until=1), job("axes", Layout(), axes, ends=CLEAR))[1]
     for name, run in {"resharded": resharded, "stages": in_stages}.items():
@@ -59,9 +54,8 @@ def stopped_everywhere(
         if stop is not None:
             do(place, job(out, layout, changes, until=stop))
         (facts,) = do(place, job(out, layout, changes))[0]["facts"]
-        own = [{k: line[k] for k in ("step", "candidates", "compared") if k in line} for line in lines(place / out)]
         results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples", "learned", "read")},
-                              "state": digests(place / out), "lines": own}  # fmt: skip
+                              "state": digests(place / out)}  # fmt: skip
     return results
 
 
@@ -111,29 +105,12 @@ def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], 
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:
     whole = results["stops"]["None"]
-    assert "Gates" in {kind for step, _, kind, _ in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
-    assert "Subnet" in {kind for step, _, kind, _ in whole["samples"] if step >= STEPS // 2}
+    assert "Gates" in {kind for step, _, kind in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
+    assert "Subnet" in {kind for step, _, kind in whole["samples"] if step >= STEPS // 2}
     soft, frozen = whole["learned"][: STEPS // 2], whole["learned"][STEPS // 2 - 1 :]
     assert len(set(soft)) > 1 == len(set(frozen)), "the router learns until it is frozen"
     assert any("exp_avg_sq" in name and "router" in name for name in whole["state"])
     assert whole["losses"][-1] > 0
-
-
-@pytest.mark.parametrize(
-    "stop", [pytest.param(step, marks=part(f"halved {step}", long=step != 1)) for step in range(1, STEPS)]
-)
-def test_stopped_among_candidates_and_right_at_a_cut_it_ends_the_same(results: dict[str, Any], stop: int) -> None:
-    """Candidates are compared when one step is done, and when three are."""
-    whole, resumed = results["halved"]["None"], results["halved"][str(stop)]
-    assert resumed["losses"] == whole["losses"][stop:]
-    assert resumed["samples"] == [d for d in whole["samples"] if d[0] >= stop]
-    assert resumed["state"] == whole["state"] and resumed["lines"] == whole["lines"]
-    compared = [set(line.get("compared", {})) for line in whole["lines"]]
-    assert compared == [set(), {"large", "small"}, set(), {"large", "small"}]
-    assert ["candidates" in line for line in whole["lines"]] == [True, True, True, False]
-    before, after = (whole["lines"][i]["compared"] for i in (1, 3))
-    assert max(map(len, before.values())) == 2 and all(set(after[name]) <= set(own) for name, own in before.items())
-    assert [d[1:] for d in resumed["samples"] if d[3] is not None] or stop == 3
 
 
 @pytest.mark.part("resharded")

@@ -46,7 +46,6 @@ def test_what_differs_is_said() -> None:
     assert wrong(Layout(), fine) == []
     for name, value in (
         ("samples", False), ("loss", 2e-4), ("weight", 1e-2), ("gradient", 1e-3), ("members", 1e-3),
-        ("compared", 1e-3),
     ):  # fmt: skip
         assert len(wrong(Layout(), fine | {name: value})) == 1
     assert wrong(Layout(half=True), fine | {"loss": 1e-3}) == []

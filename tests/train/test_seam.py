@@ -32,8 +32,7 @@ FAMILY = {
 STEPS = 8
 BLOCKS = {
     "router": FAMILY | {"shapes": "router", "router": {"freeze_at": 0.5, "hidden": 16}},
-    "halving": FAMILY | {"shapes": "halving", "search": {"candidates": 24, "tokens": 256},
-                         "halving": {"cuts": [0.5, 0.75], "tokens": 256}},
+    "search": FAMILY | {"shapes": "search", "search": {"candidates": 24, "tokens": 256}},
 }  # fmt: skip
 
 
@@ -57,7 +56,7 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
         made.optim.config.adam_eps = 1e-4  # else the signs of gradients that are rounding alone move weights
         return made
 
-    loss, sequences, last, compare = FamilyTraining.loss, NemoHost.sequences, NemoHost.last_batches, NemoHost.compare
+    loss, sequences = FamilyTraining.loss, NemoHost.sequences
 
     def watched_loss(self: Any, host: Any, sample: Any, tokens: Any, labels: Any, mask: Any, documents: Any) -> Any:
         out = loss(self, host, sample, tokens, labels, mask, documents)
@@ -73,15 +72,6 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
             seen["read"] += len(rows)
             yield rows
         seen["read"] = 0
-
-    def watched_last(self: Any, count: int) -> Any:
-        batches = last(self, count)
-        seen["last"] = [tokens for batch in batches for tokens in batch["tokens"]]
-        return batches
-
-    def watched_compare(self: Any, members: Any, count: int) -> list[float]:
-        seen["compared"].append(compare(self, members, count))
-        return seen["compared"][-1]
 
     class Keep(pl.Callback):
         def on_train_end(self, trainer: Any, module: Any) -> None:
@@ -100,14 +90,12 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
     else:
         parent = launch(recipe("parent"))
     FamilyTraining.loss, NemoHost.sequences = watched_loss, watched_sequences
-    NemoHost.last_batches, NemoHost.compare = watched_last, watched_compare
     made = apply_elastic(
         recipe(f"{name}/family"), BLOCKS[name], teacher=parent, verbose=False, out=str(place / "nemo")
     )
     seen["optim"] = fiddle.build(made.optim)
     launch(made)
     FamilyTraining.loss, NemoHost.sequences = loss, sequences
-    NemoHost.last_batches, NemoHost.compare = last, compare
     return parent
 
 
@@ -127,14 +115,13 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     config = ElasticConfig.from_dict(BLOCKS[name])
     shape = config.parent_shape(opened.parent)
     state = {name: raw.torch() for name, raw in opened.tensors.items()}
-    last = torch.stack(seen["last"]) if seen["last"] else None
-    host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2, last)
+    host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2)
     host.micro_batches = len(seen["batches"]) // STEPS
     family = FamilyTraining(config, steps=STEPS)
     torch.manual_seed(0)
     router = family.new_router(shape)
     learned = {} if router is None else dict(router.named_parameters())
-    family.members = Members(shape, len(config.budgets), router, config.keep)
+    family.members = Members(shape, len(config.budgets), router)
     prepare_members(family, host, folder / "torch")
     prepared = [m.to_json() for m in family.members.get()]
     before = {n: v.clone() for n, v in (host.model.state_dict() | learned).items()}
@@ -154,12 +141,8 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     )
     guard = Guard(family, host)
     losses: list[Any] = []
-    compared: list[list[float]] = []
     for host.step in range(STEPS):
         shape_members(family, host, folder / "torch")
-        if family.compared:
-            compared.append([loss for own in family.compared.values() for loss in own.values()])
-            family.compared = {}
         shares = (rates.model(host.step), rates.router(host.step))
         for i, group in enumerate(optimizer.param_groups):
             group["lr"] = optim.lr_scheduler.router_lr * shares[1] if i == 2 else peak * shares[0]
@@ -177,7 +160,6 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
         "prepared": prepared,
         "members": [m.to_json() for m in family.members.get()],
         "losses": losses,
-        "compared": compared,
         "before": before,
         "after": host.model.state_dict() | learned,
     }
@@ -190,7 +172,7 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
     from tests.support.states import read_checkpoint
 
-    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0, "last": [], "compared": []}
+    seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0}
     parent = through_nemo(folder, name, seen)
     module = seen["module"]
     actual = on_torch(folder / name, name, parent, seen)
@@ -207,7 +189,6 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
             "prepared": list(shapes.values()),
             "members": [m.to_json() for m in module.members.get()],
             "losses": seen["losses"],
-            "compared": seen["compared"],
         },
         "torch": actual,
         "apart": float((apart / moved).sqrt()),
@@ -243,14 +224,6 @@ def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
     for mine, nemo in zip(ours, theirs, strict=True):
         near = {"rel": 1e-4, "abs": 1e-4} if nemo[0] == 0 else {"rel": 6e-3, "abs": 5e-3}
         assert mine[:2] == nemo[:2] and mine[2:] == pytest.approx(nemo[2:], **near)
-
-
-def test_candidates_are_compared_by_the_same_losses(results: dict[str, Any]) -> None:
-    ours, theirs = (results["halving"][host]["compared"] for host in ("torch", "nemo"))
-    assert len(ours) == len(theirs) == 2 and len(ours[0]) >= len(ours[1]) > 2
-    for mine, nemo in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(nemo, rel=1e-2)
-    assert results["router"]["nemo"]["compared"] == []
 
 
 def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from tests.parallel.runs import Job, Layout, do, prepare_data, ranking_of
 STEPS = 2
 #: with a loss that is not zero where the teacher is met
 EVEN = Layout(experts=1, micro_batches=2, mode="frozen_ce")
-SEVERAL = replace(EVEN, halved=True)
+SEVERAL = replace(EVEN, searched=True)
 TRAINED = {
     "ep2": replace(EVEN, data=2, soft=True, experts=2),
     "tp2-sp": replace(SEVERAL, tensor=2, sequence=True, recompute="full"),
@@ -24,7 +24,7 @@ TRAINED = {
     "cp2-dp2-ep2": replace(SEVERAL, context=2, data=2, experts=2),
 }
 #: on one rank
-ONE = Layout(experts=1, halved=True)
+ONE = Layout(experts=1, searched=True)
 RANKED = {
     "ep2": replace(ONE, data=2, experts=2),
     "tp2-sp": replace(ONE, tensor=2, sequence=True),
@@ -60,7 +60,7 @@ def measure(place: Path, parts: Collection[str]) -> None:
     do(
         place,
         Job("parent", "parent", Layout(experts=1)),
-        *(rank(ranking_of(layout), layout) for layout in (ONE, replace(ONE, halved=False, soft=True))),
+        *(rank(ranking_of(layout), layout) for layout in (ONE, replace(ONE, searched=False, soft=True))),
         *(stage(name, layout) for name, layout in {alone(name): one.alone for name, one in TRAINED.items()}.items()),
         *(rank(f"rank-{name}", layout) for name, layout in RANKED.items()),
         *(stage(name, layout) for name, layout in TRAINED.items()),

@@ -19,7 +19,7 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.parallel import forks
 from tests.parallel.bridge import config
 from tests.parallel.forks import CLEAR
-from tests.parallel.runs import VOCAB, Job, Layout, block_of, do, prepare
+from tests.parallel.runs import VOCAB, Job, Layout, do, prepare
 from tests.workers import work
 
 STEPS = 2
@@ -34,34 +34,34 @@ REFUSED = {
     "callbacks": "callbacks: None ",
 }
 PAIRS = {
-    "dp2": Layout(data=2, micro_batches=2, halved=True),
+    "dp2": Layout(data=2, micro_batches=2, searched=True),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
     "dp2-overlap": Layout(data=2, micro_batches=2, soft=True, overlap=True),
     "dp2-tp2-sp-overlap": Layout(
-        data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True, halved=True
+        data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True, searched=True
     ),
     "dp2-tp2-sp-sharded-overlap": Layout(
         data=2, tensor=2, sequence=True, sharded=True, micro_batches=2, soft=True, overlap=True
     ),
-    "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2, halved=True),
+    "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2, searched=True),
     "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
-    "pp2": Layout(pipeline=2, micro_batches=4, halved=True),
+    "pp2": Layout(pipeline=2, micro_batches=4, searched=True),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     "dp2-per-token": Layout(data=2, micro_batches=2, per_token=True),
-    "cp2": Layout(context=2, micro_batches=2, halved=True),
+    "cp2": Layout(context=2, micro_batches=2, searched=True),
     "cp2-soft-sharded": Layout(context=2, sharded=True, micro_batches=2, soft=True, recompute="full"),
     "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2),
     "cp2-dp2": Layout(context=2, data=2, micro_batches=2, soft=True, mode="frozen_ce"),
-    "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, halved=True),
+    "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, searched=True),
     "cp2-per-token": Layout(context=2, micro_batches=2, per_token=True),
 }
-#: of the runs that end too soon and go on: the last comparison begins the fourth step, before which one is killed
-HALVED = Layout(halved=True)
+#: of the runs that end too soon and go on
+SEARCHED = Layout(searched=True)
 #: the same in bf16 on two ranks, with the optimizer's state in shares
-HALF = Layout(data=2, sharded=True, micro_batches=2, half=True, halved=True)
+HALF = Layout(data=2, sharded=True, micro_batches=2, half=True, searched=True)
 SOFT = Layout(soft=True)
 #: runs, and the same killed before their last step
-KILLED = (("whole", "killed", HALVED), ("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
+KILLED = (("whole", "killed", SEARCHED), ("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
 
 
 def by_name(jobs: list[Job], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def stage(name: str, layout: Layout, **more: Any) -> Job:
     return Job(name, layout=layout, padded=True, **more)
 
 
-def going_on(name: str, layout: Layout = HALVED, **more: Any) -> Job:
+def going_on(name: str, layout: Layout = SEARCHED, **more: Any) -> Job:
     """A run of four steps that are all saved."""
     return stage(name, layout, steps=4, save_every=1, **more)
 
@@ -90,7 +90,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         *(stage(name, Layout(), ends=CLEAR, **how) for name, how in scripts.items()),
         *(stage(whole, layout, steps=4) for whole, _, layout in KILLED),
         *(going_on(killed, layout, until=3) for _, killed, layout in KILLED),
-        stage("stopped", HALVED, steps=4, stop=1, ends=STOPPED),
+        stage("stopped", SEARCHED, steps=4, stop=1, ends=STOPPED),
         going_on("cut-short", before=partial(cut_short, 3), ends=-signal.SIGKILL),
         going_on("full", elastic=cramped, ends=CLEAR),
         going_on("kept", kept=1),
@@ -99,10 +99,10 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         *(stage(name, layout, stock=small_vocabulary if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
     ]
     results = {"first": by_name(first, do(place, *first))}
-    later = {"halving": {**block_of(HALVED)["halving"], "cuts": [0.5]}}  # on which no ranking depends
+    later = {"distill": {"temperature": 2.0}}  # on which no ranking depends
     end: dict[str, Any] = {"kind": "stage2", "longer": True}
     again = [
-        Job("rank-halving", "rank", HALVED, changes=later),
+        Job("rank-search", "rank", SEARCHED, changes=later),
         *(going_on(killed, layout) for _, killed, layout in KILLED),
         *(going_on(name) for name in ("stopped", "full", "cut-short")),
         stage("second", PAIRS["dp2"].alone, previous=("tp2-sp-alone", STEPS), **end),
@@ -110,7 +110,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     ]
     results["again"] = by_name(again, do(place, *again))
     before = times(place / "whole")
-    (ended,) = do(place, stage("whole", HALVED, steps=4))
+    (ended,) = do(place, stage("whole", SEARCHED, steps=4))
     slice_checkpoint(place / "whole" / "checkpoints", place / "parent-cut", member="full")
     for world in WORLDS:
         forks.run(place / "log" / f"exported-{world}", world, export, place, world)

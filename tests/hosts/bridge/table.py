@@ -31,7 +31,7 @@ from tests.workers import ROOT, environment, work
 #: on one rank of each host; two micro-batches a step, so that one step samples several budgets
 HOSTS = {
     "on slices": Layout(micro_batches=2),
-    "on candidates, of which one of each is left": Layout(micro_batches=2, halved=True),
+    "on slices of searched shapes": Layout(micro_batches=2, searched=True),
     "under the router's masks": Layout(micro_batches=2, soft=True),
 }
 STEPS = 4

@@ -34,7 +34,7 @@ from tests.parallel.runs import BLOCK, VOCAB, write_data
 from tests.workers import ROOT
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(teacher="none"))
-BLOCK = BLOCK | {"distill": {"teacher": "none"}, "shapes": "halving", "halving": {"cuts": [0.5]}}
+BLOCK = BLOCK | {"distill": {"teacher": "none"}, "shapes": "search"}
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,12 @@ from safetensors.torch import load_file
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.megatron.stored import Stored
 from nemo_elastic.hosts.common.checkpoints import BRIDGE, LIST
-from tests.hosts.bridge.layouts import HALVED, KILLED, PAIRS, REFUSED, WORLDS, measure
-from tests.parallel.compare import identical, in_turn, lines, losses, same
+from tests.hosts.bridge.layouts import KILLED, PAIRS, REFUSED, WORLDS, measure
+from tests.parallel.compare import identical, lines, losses, same
 from tests.parallel.forks import measured
-from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, left, ranking_of
+from tests.parallel.runs import BATCH, LENGTH, PEAK, SHAPE, VOCAB, Layout, left
 
 pytestmark = [pytest.mark.slow(minutes=5), pytest.mark.dist]
-#: runs of several candidates
-HALVING = [name for name, layout in PAIRS.items() if layout.halved] + ["whole", "stopped", "whole-half"]
 place = measured(measure)
 
 
@@ -47,17 +45,12 @@ def test_what_a_script_does_to_an_elastic_run_ends_it_in_one_line(results: dict[
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     place: Path, results: dict[str, Any], whole: str, killed: str
 ) -> None:
-    """From where the last comparison is due, or in the middle of a router's training."""
+    """On slices, or in the middle of a router's training."""
     assert "at iteration 3" in said(results, "again", killed)
     assert [line["step"] for line in lines(place / killed)] == [1, 2, 3, 4]
     identical(place / killed, place / whole)
     for when, name in (("first", whole), ("again", killed)):  # Bridge loads the ranking's checkpoint, or the run's own
         assert all(facts["read"] == ["teacher"] for facts in results[when][name]["facts"])
-
-
-@pytest.mark.parametrize("name", HALVING)
-def test_candidates_train_in_turn_until_one_of_each_budget_is_left(place: Path, name: str) -> None:
-    in_turn(place / name, place / ranking_of(HALVED))
 
 
 @pytest.mark.parametrize("name", ["whole", "killed", "stopped", "dp2", "pp2", "pp2-alone"])

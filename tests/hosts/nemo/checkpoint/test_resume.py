@@ -55,7 +55,7 @@ def test_stage_1_refuses_the_ranking_of_another_block(ranked: Path) -> None:
 
 def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -> None:
     """How it trains on may differ: the ranking had no loss and sampled no budget."""
-    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}, "halving": {"cuts": [0.5]}}
+    steered = {"distill": {"temperature": 2.0}, "sampling": {"full": 1, "half": 3}}
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
     assert "distill.teacher: 'none' -> 'frozen', from now on" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
 def test_a_ranking_is_done_whatever_only_training_depends_on(ranked: Path) -> None:
     from nemo_elastic.hosts.nemo.curriculum.rank import already_ranked
 
-    assert already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"halving": {"cuts": [0.5]}}))
+    assert already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"sampling": {"full": 1, "half": 3}}))
     with pytest.raises(ElasticError, match=r"elastic\.seed: 0 -> 3"):
         already_ranked(ranked, ElasticConfig.from_dict(BLOCK | {"seed": 3}))
     assert not already_ranked(ranked.with_name("other"), ElasticConfig.from_dict(BLOCK))

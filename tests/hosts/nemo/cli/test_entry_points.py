@@ -150,9 +150,9 @@ def test_a_file_with_a_block_alone_and_the_rest_as_overrides_is_the_same_run(tmp
 @pytest.mark.parametrize("kind", ["yaml", "json"])
 def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_path: Path, kind: str) -> None:
     whole = tmp_path / f"run.{kind}"
-    command_line(["elastic.search.keep=3"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
-    assert command_line([], None, whole) == command_line(["elastic.search.keep=3"], FACTORY, run_yaml)
-    changed = ["elastic.search.keep=2", "trainer.max_steps=500"]
+    command_line(["elastic.search.tokens=4096"], FACTORY, run_yaml, **{f"to_{kind}": str(whole)})
+    assert command_line([], None, whole) == command_line(["elastic.search.tokens=4096"], FACTORY, run_yaml)
+    changed = ["elastic.search.tokens=8192", "trainer.max_steps=500"]
     assert command_line(changed, None, whole) == command_line(changed, FACTORY, run_yaml)
 
 
@@ -236,8 +236,7 @@ def test_the_example_of_the_page_for_a_cpu_ends_with_a_family_and_a_report(tmp_p
     from nemo_elastic.report import load_run
     from nemo_elastic.slicing.card import served_as
 
-    few = {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 6, "tokens": 256},
-           "halving": {"cuts": [0.5], "tokens": 256}}  # fmt: skip
+    few = {"importance": {"samples": 8, "depth_samples": 2}, "search": {"candidates": 6, "tokens": 256}}
     given = yaml.safe_load((ROOT / "conf" / "elastic_tiny.yaml").read_text())["elastic"] | few
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "elastic_tiny.yaml").write_text(yaml.safe_dump({"elastic": given}))
