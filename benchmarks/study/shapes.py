@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -35,18 +34,19 @@ from nemo_elastic.demo.demo_settings import BLOCK
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space, Trial, search
 from nemo_elastic.search.fullest import fullest
-from nemo_elastic.train.members import Candidate, Members
+from nemo_elastic.train.members import Members
 from nemo_elastic.train.shaping import obtain_ranking, shape_members, untrained_loss
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
 BUDGETS = {"85": 0.85, "72": 0.72, "50": 0.5}
-#: shapes of a budget that are trained alone, members of a cell that are measured, and shapes that halving trains
-SHAPES, IN_CELL, HALVED = 8, 3, 4
+#: shapes of a budget that are trained alone, and members of a width and depth that are measured for them
+SHAPES, IN_CELL = 8, 3
 ROWS, LENGTH = 8, 128
-RATES = (2.5e-4, 5e-4, 1e-3)
-#: rows of the text that chooses the rate, of what is reported, and of training text that halving compares on
-TUNED, REPORTED, COMPARED = 64, 128, 64
+#: peak rate of a budget
+RATES = {"85": 2.5e-4, "72": 2.5e-4, "50": 5e-4}
+#: rows of the text that chooses, and of what is reported
+TUNED, REPORTED = 64, 128
 #: rows of a piece of held-out text
 PIECE = 16
 #: share of a budget that a shape may leave unused
@@ -54,8 +54,11 @@ ROOM = 0.05
 #: a run of a budget's shape by its number, of which the first is the search's choice, and the other ways
 SHAPE = "shape "
 SEARCH = f"{SHAPE}0"
-HALVING, ROUTER, MODELOPT = "halving", "router", "modelopt"
-WAYS = {ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape", HALVING: "halving"}
+ROUTER, MODELOPT = "router", "modelopt"
+WAYS = {ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape"}
+#: successive halving of four of the search's shapes: kept results of commit ce34b484, the last that had it
+HALVING = "halving"
+COLUMNS = {**WAYS, HALVING: "halving"}
 AXES: Mapping[str, Mapping[str, Any]] = {
     "demo": BLOCK["axes"],
     "5m": {
@@ -73,7 +76,7 @@ class Result:
     """Of a run.
 
     Attributes:
-        way: a shape alone, `shape 0`, the search's, to `shape 7`; or HALVING, ROUTER, MODELOPT.
+        way: a shape alone, `shape 0`, the search's, to `shape 7`; or one of the ways.
         steps: of its budget's FLOPs, 0 where nothing was trained; lr: the peak rate.
         tuned, reported: divergence from the parent at the end, nats per token, of the two parts of the text.
         shape: residual width, layers, share of the parent's parameters.
@@ -102,15 +105,17 @@ def held_out(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class Family:
     """A parent that is ranked, rotated and searched, and the text of all runs of a seed."""
 
-    def __init__(self, ground: Ground, name: str, data: DataFolder, seed: int, steps: int, budgets: Sequence[str]) -> None:
+    def __init__(
+        self, ground: Ground, name: str, data: DataFolder, seed: int, steps: int, budgets: Sequence[str]
+    ) -> None:
         self.name, self.seed = name, seed
         self.parent = replace(ground.shape, norm=PARENT_WIDTH)
         importance = {"samples": 64, "depth_samples": 8, "hidden": "basis"}
-        search = {"candidates": 96, "tokens": 4096, "keep": HALVED}
+        search = {"candidates": 96, "tokens": 4096}
         self.config = config_of(ground, {"full": None, **BUDGETS}, seed, axes=AXES[name], importance=importance,
-                                shapes="halving", search=search)  # fmt: skip
+                                shapes="search", search=search)  # fmt: skip
         train, val = (torch.tensor(data.tokens(split).astype("int64")) for split in ("train", "val"))
-        looked = windows(train, 200 + seed, 64 + COMPARED, LENGTH)
+        looked = windows(train, 200 + seed, 64, LENGTH)
         self.host = TorchHost(self.parent, ground.parent.state_dict(), looked, ROWS)
         self.out = Path(tempfile.mkdtemp())
         self._find_shapes(budgets)
@@ -123,13 +128,12 @@ class Family:
     def _find_shapes(self, budgets: Sequence[str]) -> None:
         """Rank and rotate the parent, search, and choose the shapes that each budget trains."""
         training = FamilyTraining(self.config, stage=1, steps=1)
-        training.members = Members(self.parent, 1 + len(BUDGETS), None, HALVED)
+        training.members = Members(self.parent, 1 + len(BUDGETS))
         ranking = obtain_ranking(training, self.host, self.out)
         self.host.sort(ranking)
         self.space: Space = training.space(self.parent, list(ranking.depth))
         loss = untrained_loss(training, self.host, self.config.search.tokens)
-        found = search(self.space, self.config.budgets, loss, self.config.search.candidates, self.seed, keep=HALVED)
-        self.halved = {b: found.kept[b][:HALVED] for b in BUDGETS}
+        found = search(self.space, self.config.budgets, loss, self.config.search.candidates, self.seed)
         self.shapes = {
             b.name: self._different(b, found.members[b.name], found.trace, loss)
             for b in self.config.budgets
@@ -187,7 +191,12 @@ class Family:
         return total / rows.numel()
 
     def shape(self, member: Subnet) -> tuple[float, ...]:
-        return member.hidden, len(member.layers), parameters(self.parent, member) / parameters(self.parent, self.parent.full)
+        """Residual width, layers, share of the parent's parameters."""
+        return (
+            member.hidden,
+            len(member.layers),
+            parameters(self.parent, member) / parameters(self.parent, self.parent.full),
+        )
 
     def run(self, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
         """Train the member of a budget, of a given shape or by one of the ways."""
@@ -201,12 +210,7 @@ class Family:
             done = round(steps * (3 * own + whole) / (share * 4 * whole + (1 - share) * (3 * own + whole)))
         training = self.training(budget, way, max(1, done))
         members = training.members
-        if way == HALVING:
-            kept = self.halved[budget]
-            members.put([self.space.full, kept[0]], frozen=False)
-            members.put_candidates([[], [Candidate(i, m) for i, m in enumerate(kept)]], cuts=0)
-        else:
-            members.put([self.space.full, member or self.shapes[budget][0]], frozen=way != ROUTER)
+        members.put([self.space.full, member or self.shapes[budget][0]], frozen=way != ROUTER)
         if members.router is not None:
             optimizer.add_param_group({"params": list(members.router.parameters()), "weight_decay": 0.0, "own": 1e-2})
         for step in range(done):
@@ -224,21 +228,19 @@ class Family:
             optimizer.zero_grad()
             host.step += 1
         last = members.get()[1]
-        ends = (self.apart(last, part) for part in ("tuned", "reported"))
-        return Result(self.name, self.seed, budget, way, steps, lr, *ends, self.shape(last))
+        tuned, reported = (self.apart(last, part) for part in ("tuned", "reported"))
+        return Result(self.name, self.seed, budget, way, steps, lr, tuned, reported, self.shape(last))
 
     def training(self, budget: str, way: str, steps: int) -> FamilyTraining:
         own = {"budgets": [{"name": "full"}, {"name": budget, "ratio": BUDGETS[budget]}], "sampling": {budget: 1}}
         more: dict[str, Any] = {"shapes": "even"}
         if way == ROUTER:
             more = {"shapes": "router", "router": {"freeze_at": 0.67}}
-        if way == HALVING:
-            more = {"shapes": "halving", "search": {"keep": HALVED}, "halving": {"tokens": COMPARED * LENGTH}}
-        block = {k: v for k, v in self.config.to_dict().items() if k not in ("shapes", "search", "halving", "router")}
+        block = {k: v for k, v in self.config.to_dict().items() if k not in ("shapes", "search", "router")}
         config = ElasticConfig.from_dict(block | own | more)
         training = FamilyTraining(config, stage=1, steps=steps)
         router = Router(self.space, config.budgets, config.router, self.seed) if config.router else None
-        training.members = Members(self.parent, 2, router, config.keep)
+        training.members = Members(self.parent, 2, router)
         return training
 
     def cost(self, member: Subnet) -> float:
@@ -254,44 +256,98 @@ class Study:
     """The runs of a ground and a seed, in an order in which those behind need those before."""
 
     def __init__(
-        self, ground: Ground, name: str, data: DataFolder, seed: int, steps: Sequence[int], file: Path
+        self,
+        ground: Ground,
+        name: str,
+        data: DataFolder,
+        seed: int,
+        steps: Sequence[int],
+        budgets: Sequence[str],
+        file: Path,
     ) -> None:
-        self.steps, self.kept = steps, Kept(file, Result)
-        self.family = Family(ground, name, data, seed, max(steps))
+        self.steps, self.budgets, self.kept = steps, budgets, Kept(file, Result)
+        self.family = Family(ground, name, data, seed, max(steps), budgets)
 
-    def run(self, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
+    def run(self, budget: str, way: str, steps: int, member: Subnet | None = None) -> Result:
         def made() -> list[Result]:
-            result = self.family.run(budget, way, steps, lr, member)
+            result = self.family.run(budget, way, steps, RATES[budget] if steps else 0.0, member)
             print(json.dumps(vars(result)), flush=True)
             return [result]
 
-        return self.kept.get(made, budget=budget, way=way, steps=steps, lr=lr)[0]
+        return self.kept.get(made, budget=budget, way=way, steps=steps)[0]
 
-    def all(self, budgets: Sequence[str], ways: Sequence[str], rates: Mapping[str, float]) -> None:
+    def all(self, ways: Sequence[str]) -> None:
         """Every shape and way, the short runs first."""
         for steps in (0, *self.steps):
-            for budget in budgets:
+            for budget in self.budgets:
                 for number, member in enumerate(self.family.shapes[budget]):
-                    self.run(budget, f"{SHAPE}{number}", steps, rates[budget] if steps else 0.0, member)
+                    self.run(budget, f"{SHAPE}{number}", steps, member)
                 for way in ways if steps else ():
-                    member = self.family.modelopt(budget) if way == MODELOPT else None
-                    self.run(budget, way, steps, rates[budget], member)
-
-    def best_rates(self, budgets: Sequence[str], steps: int) -> dict[str, float]:
-        """Peak rate of a budget: the best of the search's choice after so many steps, on text that is not reported."""
-        best = {}
-        for budget in budgets:
-            member = self.family.shapes[budget][0]
-            tried = {lr: self.run(budget, SEARCH, steps, lr, member).tuned for lr in RATES}
-            best[budget] = min(tried, key=lambda lr: tried[lr])
-        return best
+                    self.run(budget, way, steps, self.family.modelopt(budget) if way == MODELOPT else None)
 
 
 # --------------------------------------------------------------------------------------------------------- the tables
 
 
-def page(folder: Path) -> str:
-    return ""
+class Runs:
+    """Results of a ground and a seed, by budget, steps and way."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self.by = {(r.budget, r.steps, r.way): r for r in results}
+
+    def shapes(self, budget: str, steps: int) -> list[Result]:
+        """Of the shapes alone, by number."""
+        found = (self.by.get((budget, steps, f"{SHAPE}{number}")) for number in range(SHAPES))
+        return [run for run in found if run is not None]
+
+    def lengths(self) -> list[tuple[str, int]]:
+        """Budgets and steps of trainings."""
+        return sorted({(budget, steps) for budget, steps, _ in self.by if steps}, key=lambda x: (-int(x[0]), x[1]))
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's, of numbers without ties."""
+    first, second = (np.argsort(np.argsort(each)) for each in (a, b))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def judged_table(runs: Runs) -> str:
+    """How untrained divergences rank the shapes, and the divergences of what each way chose."""
+    ways = {way: words for way, words in COLUMNS.items() if any(run[2] == way for run in runs.by)}
+    rows = []
+    for budget, steps in runs.lengths():
+        before, after = runs.shapes(budget, 0), runs.shapes(budget, steps)
+        untrained, ends = ([r.tuned for r in each] for each in (before, after))
+        chosen = [after[0], after[int(np.argmin(untrained))], after[int(np.argmin(ends))]]
+        beside = [runs.by.get((budget, steps, way)) for way in ways]
+        cells = (f"{run.reported:.4f}" if run else "–" for run in (*chosen, *beside))
+        rows.append([f"{budget} %", str(steps), f"{rank_correlation(untrained, ends):.2f}", *cells])
+    chosen_by = ["search's choice", "least untrained", "best of all"]
+    return markdown(["budget", "steps", "rank correlation", *chosen_by, *ways.values()], rows)
+
+
+def shapes_table(runs: Runs) -> str:
+    """Divergences of every shape by steps."""
+    steps = sorted({steps for _, steps, _ in runs.by})
+    rows = []
+    for budget in sorted({budget for budget, _, _ in runs.by}, reverse=True):
+        for number, first in enumerate(runs.shapes(budget, 0)):
+            ends = (runs.by.get((budget, step, f"{SHAPE}{number}")) for step in steps)
+            hidden, layers, share = first.shape
+            rows.append([f"{budget} %", f"{hidden:.0f} x {layers:.0f}", f"{share:.3f}",
+                         *(f"{run.reported:.4f}" if run else "–" for run in ends)])  # fmt: skip
+    return markdown(["budget", "shape", "share of the parent", *(f"{step} steps" for step in steps)], rows)
+
+
+def page(results: Sequence[Result]) -> str:
+    """The tables of every ground and seed that has results."""
+    judged, shapes = [], []
+    for ground, seed in sorted({(r.ground, r.seed) for r in results}, reverse=True):
+        runs = Runs(r for r in results if (r.ground, r.seed) == (ground, seed))
+        parent = {"demo": "The demo's parent, 1.6M parameters", "5m": "A parent of 5.2M parameters"}[ground]
+        judged.append(f"{parent}; seed {seed}.\n\n{judged_table(runs)}")
+        shapes.append(f"{parent}; seed {seed}; residual width x layers.\n\n{shapes_table(runs)}")
+    return "\n".join([*judged, *shapes])
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -299,18 +355,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=(40, 160, 480))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=("72", "50"))
     parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=tuple(WAYS))
+    parser.add_argument("--kept", action="store_true", help="the table of the documentation; nothing is run")
 
 
 def study(args: argparse.Namespace) -> str:
     """The tables of all grounds that have runs."""
+    if args.kept:
+        return page(Kept(KEPT / "shapes.jsonl", Result).results)
     ground, data = grounds.ground_of(args), DataFolder.open(args.demo / "data")
-    rates = None
     for seed in args.seeds:
         file = args.runs / f"{args.ground}_{seed}.jsonl"
-        own = Study(ground, args.ground, data, seed, args.steps, file)
-        if rates is None:  # tried with the first seed alone
-            zero = args.runs / f"{args.ground}_0.jsonl"
-            first = Study(ground, args.ground, data, 0, args.steps, zero) if seed else own
-            rates = first.best_rates(args.budgets, args.steps[min(1, len(args.steps) - 1)])
-        own.all(args.budgets, args.ways, rates)
-    return page(args.runs)
+        Study(ground, args.ground, data, seed, args.steps, args.budgets, file).all(args.ways)
+    return page([r for file in sorted(args.runs.glob("*.jsonl")) for r in Kept(file, Result).results])

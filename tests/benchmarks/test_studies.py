@@ -16,7 +16,6 @@ from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, UNTRAINED, WAYS, Family, Run, Study, Way
 from benchmarks.study.problems import ALPHABET, AXES, LR, PARENT, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
-from benchmarks.study.shapes import HALVING, SEARCH, Runs
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.profile.measure import widths_of
@@ -133,20 +132,18 @@ def test_the_text_that_chooses_the_rate_is_not_reported() -> None:
     assert not set(tuned[:, 0].tolist()) & set(reported[:, 0].tolist())
 
 
-def result(way: str, seed: int, loss: float, tuned: float | None = None, lr: float = 1e-3) -> shapes.Result:
-    return shapes.Result("demo", seed, "50", way, 480, lr, loss if tuned is None else tuned, loss, (96, 9, 0.5))
+def result(way: str, steps: int, reported: float, tuned: float | None = None) -> shapes.Result:
+    return shapes.Result("demo", 0, "50", way, steps, 5e-4, tuned or reported, reported, (96, 9, 0.5))
 
 
-def test_the_oracle_is_chosen_on_other_text_and_ways_compare_by_seed() -> None:
-    runs = Runs([
-        result(SEARCH, 0, 0.04), result(HALVING, 0, 0.02), result(f"{shapes.ALONE}96 x 9", 0, 0.018, tuned=0.01),
-        result(f"{shapes.ALONE}96 x 8", 0, 0.016, tuned=0.03), result(SEARCH, 0, 0.01, lr=2e-3),
-        result(SEARCH, 1, 0.03),
-    ])  # fmt: skip
-    assert runs.oracle("50", 480)[0].way == f"{shapes.ALONE}96 x 9"
-    (line,) = shapes.ways_table(runs).splitlines()[2:]
-    cells = [cell.strip() for cell in line.split("|")]
-    assert "0.0350 (2)" in cells and "0.0200 (1)" in cells and "1.11" in cells and "0.50" in cells
+def test_what_untrained_losses_choose_is_reported_on_other_text() -> None:
+    untrained = [result(f"{shapes.SHAPE}{i}", 0, loss) for i, loss in enumerate((0.3, 0.2, 0.4, 0.5))]
+    ends = [(0.04, 0.03), (0.05, 0.02), (0.06, 0.01), (0.07, 0.09)]
+    trained = [result(f"{shapes.SHAPE}{i}", 40, *each) for i, each in enumerate(ends)]
+    runs = shapes.Runs([*untrained, *trained, result(shapes.HALVING, 40, 0.08)])
+    (line,) = shapes.judged_table(runs).splitlines()[2:]
+    cells = [cell.strip() for cell in line.split("|")][1:-1]
+    assert cells == ["50 %", "40", "0.40", "0.0400", "0.0500", "0.0600", "0.0800"]
 
 
 # ------------------------------------------------------------------ milliseconds
