@@ -22,8 +22,8 @@ from tests.support.figures import largest
 
 #: relative, of a loss; and of a weight, in steps of the optimizer (peak learning rates); float32
 LOSS, WEIGHT = 1e-4, 1e-3
-#: relative to the largest of its kind, of a ranking's score; and of a candidate's loss, whose width may end between two
-#: directions of nearly equal moments
+#: relative to the largest of its kind, of a ranking's score; and of a candidate's loss, whose width may end between
+#: two directions of nearly equal moments
 SCORE, CANDIDATE = 1e-5, 5e-4
 #: nats, below which a candidate's loss is rounding of the parent's logits
 LEAST = 1e-4
