@@ -24,7 +24,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKER, last_iteration, weights_folder
-from nemo_elastic.formats.megatron.stored import first_line
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored, first_line
 from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
 from nemo_elastic.io.read import open_regular, read_bytes, read_json
 from nemo_elastic.io.write import absolute_if_there, atomic_write
@@ -148,7 +148,11 @@ class Checkpoints(ABC):
         before = None if config is None else read_context(start).elastic
         if config is None or (before is None and stage <= 1 and not resumed):  # a parent as it was: this run ranks it
             return []
-        return check_same_family(before, config, start, stage, resumed)
+        changes = check_same_family(before, config, start, stage, resumed)
+        if f"{ELASTIC}parent_norm" not in Stored(start).sizes:
+            old = "is of a run whose members have norms over their own width; none is trained so today"
+            raise ElasticError(f"resume: {start} {old}: cut members out of it, or give another log directory")
+        return changes
 
     def done_steps(self, start: Path, stage: int, resumed: bool) -> int:
         """Optimizer steps of the stages before the one that starts from a checkpoint.

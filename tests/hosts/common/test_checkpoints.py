@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.metadata import last_iteration
 from nemo_elastic.hosts.common import checkpoints
@@ -219,6 +220,24 @@ def test_a_kill_between_two_files_of_a_save_without_marks(original: Path, tmp_pa
     ]
     BRIDGE.clear(tmp_path, first)
     assert folders(tmp_path) == [f"damaged_{second.name}", f"damaged_{third.name}", first.name]
+
+
+# ------------------------------------------------------------------ a checkpoint that a training starts from
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["today", "of before"])
+def test_a_run_whose_members_have_norms_over_their_own_width_is_not_resumed(tmp_path: Path, said: bool) -> None:
+    block = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.7}], "axes": {"hidden": [PARENT.hidden, 8]}}
+    norm = {"module.elastic.parent_norm": torch.ones(1).long()} if said else {}
+    extra = {"module.elastic.frozen": torch.ones(1).long()} | norm
+    checkpoint = store(tmp_path / "a", PARENT, PARENT.full, random_tensors(PARENT), elastic=block, extra=extra)
+    torch.save({}, checkpoint / "weights" / "common.pt")
+    config = ElasticConfig.from_dict(block)
+    if said:
+        assert NEMO.check_start(checkpoint, config, 1, resumed=True) == []
+        return
+    with pytest.raises(ElasticError, match=f"^resume: {checkpoint} is of a run whose members have norms over their"):
+        NEMO.check_start(checkpoint, config, 1, resumed=True)
 
 
 # ------------------------------------------------------------------ a checkpoint that is named by its training
