@@ -34,7 +34,8 @@ class Settings:
     Attributes:
         vocab: size of the BPE vocabulary.
         parent_steps: steps of the parent's training, 256 tokens a sequence; parent_lr: its peak learning rate.
-        stage1_steps: steps at 128 tokens a sequence; stage2_steps at 512.
+        stage1_steps: steps at 128 tokens a sequence; stage2_steps at 512; elastic_lr: their peak learning rate, low
+            because members of a rotated parent start near it.
         eval_tokens: held-out tokens for perplexity; problems: held-out problems for answer accuracy.
         block: the elastic block.
         stage2_sampling: sampling weights of stage 2, in the order of the budgets.
@@ -45,6 +46,7 @@ class Settings:
     parent_lr: float = 6e-3
     stage1_steps: int = 80
     stage2_steps: int = 40
+    elastic_lr: float = 3e-4
     eval_every: int = 100
     eval_tokens: int = 16384
     problems: int = 48

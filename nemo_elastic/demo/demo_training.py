@@ -68,6 +68,7 @@ def train_stage(
         seq_length=length,
         micro_batch_size=batch,
         global_batch_size=batch,
+        lr=settings.elastic_lr,
         warmup_steps=max(1, total // 20),
         split="train" if stage == 1 else "train_long",
         label=f"stage {stage}",
