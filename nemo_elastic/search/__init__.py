@@ -9,6 +9,7 @@ from nemo_elastic.search.even import uniform, uniform_family
 from nemo_elastic.search.finder import SearchResult, search
 from nemo_elastic.search.measured import Trial
 from nemo_elastic.search.projection import Projection, project, project_family
+from nemo_elastic.search.reach import check_block
 from nemo_elastic.search.space import Price, Slot, Space
 from nemo_elastic.search.trained import trained_space
 
@@ -19,6 +20,7 @@ __all__ = [
     "Slot",
     "Space",
     "Trial",
+    "check_block",
     "project",
     "project_family",
     "search",

@@ -10,25 +10,20 @@ from pathlib import Path
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.config.sections import RouterConfig
-from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import by_name, tensors
-from nemo_elastic.core.limits import Limit
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.megatron.context_files import read_context
 from nemo_elastic.formats.megatron.infer import infer
 from nemo_elastic.formats.megatron.shape import FIELDS, config_fields
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.search import Space
 from nemo_elastic.slicing.family_folder import read_members
 
 from .token_files import is_there
 
 __all__ = [
     "absent",
-    "check_block",
     "check_files",
     "check_no_file",
     "check_teacher",
@@ -42,19 +37,6 @@ __all__ = [
 DECIDED, PAPERS = 200, RouterConfig()
 #: most rows that padding adds to a vocabulary: Megatron fills up 128 times the tensor-parallel ranks, 8 of a node
 PADDING = 1024
-
-
-def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> Parent:
-    """Hold axes, and where the vocabulary is counted budgets, against a parent; give it with the block's stripes."""
-    parent = config.parent_shape(parent)
-    axes = config.resolve_axes(parent)
-    if counted:
-        config.targets(parent)
-        for budget in config.budgets:
-            for limit in budget.limits:
-                own = Budget(budget.name, **{limit.kind.field: limit.value})
-                Space(parent, axes, heaviest_first(parent, axes, limit)).check_budgets([own])
-    return parent
 
 
 def absent(paths: Mapping[str, Sequence[str | None]]) -> list[str]:
@@ -156,17 +138,3 @@ def check_no_file(where: str, folder: str | None) -> None:
     file = next((part for part in (place, *place.parents) if os.path.isfile(part)), None)
     if file is not None:
         raise bad(where, folder, f"a folder; {file} is a file")
-
-
-def heaviest_first(parent: Parent, axes: Mapping[str, AxisConfig], limit: Limit) -> list[int]:
-    """Layers by falling cost at their smallest widths.
-
-    The order in which layers go is not known before they are ranked. This one reaches the smallest member that any
-    order could: a limit that it misses, every ranking misses.
-    """
-    layers = range(parent.num_layers)
-    if len(axes[DEPTH].choices) == 1:
-        return list(layers)
-    widths = {name: axis.choices[-1] for name, axis in axes.items() if name != DEPTH}
-    alone = {i: limit.cost(parent, parent.uniform([i], **widths)) for i in layers}
-    return sorted(layers, key=lambda i: -alone[i])

@@ -21,10 +21,10 @@ from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern, pare
 from nemo_elastic.io.values import number, three_digits
 from nemo_elastic.megatron.models import NAMES, check_ranks, refused_overlaps, turn_off
 from nemo_elastic.plan.stages import PAPER
+from nemo_elastic.search import check_block
 
 from .agreement import (
     absent,
-    check_block,
     check_files,
     check_no_file,
     check_teacher,

@@ -105,8 +105,8 @@ class RunFile:
             ElasticError: teacher, previous checkpoint or data are not there, or block and teacher do not fit.
         """
         from nemo_elastic.formats.megatron.stored import read_shapes
-        from nemo_elastic.hosts.common.agreement import check_block
         from nemo_elastic.hosts.common.checkpoints import newest_of
+        from nemo_elastic.search import check_block
 
         given = {name: self.settings.get(name) for name in ("teacher", "previous")} | self._data()
         for name, value in given.items():
