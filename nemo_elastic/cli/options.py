@@ -40,6 +40,9 @@ DATA = (
     "Text or conversations: .txt, .md, .rst, .py or .jsonl files, a folder of such files, or a folder of "
     "`nemo-elastic data`, whose held-out part is read."
 )
+#: the same where the training part is read
+TRAINING = DATA.replace("held-out", "training")
+SEQ_LENGTH = number("--seq-length", "Tokens per sequence.")
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
 BATCH_SERVED = number("--batch", "Sequences that are served at once, counted in the memory.", high=BATCH)
 CONTEXT_SERVED = number("--context", "Tokens of each sequence, counted in the memory.")

@@ -125,6 +125,11 @@ def stripes_line(parent: Parent) -> str:
     return f"stripes {', '.join(stripes) or 'none'}: a member keeps the front of each stripe"
 
 
+def stream_line(hidden: str, parent: Parent) -> str:
+    """How the residual stream was ranked (`RankOptions.hidden`)."""
+    return f"residual stream by {hidden}" + (" (its head is tied to the embedding)" if parent.tied else "")
+
+
 def describe(
     shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None, low: Stored | None = None
 ) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.tokenizer import FamilyTokenizer, what_differs
 
 from .encoded import Encoded, Tally, encode_rows
@@ -25,8 +26,9 @@ from .sources import drawn, find_files, read_all
 
 if TYPE_CHECKING:
     from nemo_elastic.formats.source import Source
+    from nemo_elastic.nn.rows import Rows
 
-__all__ = ["EvalData", "drawn_pieces", "read_eval_data"]
+__all__ = ["EvalData", "drawn_pieces", "read_eval_data", "training_rows"]
 
 #: tokens of files that are tokenised for each one that is read: what is read is drawn from them
 SPREAD = 16
@@ -133,6 +135,29 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
     chat = any(document.counts is not None for document in documents)
     marked = None if not chat else template is None or template.marks_answers
     return EvalData(documents, notes=list(tally.lines(marked)))
+
+
+def training_rows(data: Path, source: Source, samples: int, length: int) -> tuple[list[Rows], dict[str, Any]]:
+    """Sequences to rank a parent on: windows of conversations, in which the answers count, or pieces of text.
+
+    Returns:
+        Rows of one sequence each, with the label of its last token; and which they are, as JSON values.
+
+    Raises:
+        ElasticError: the data has fewer; see also `read_eval_data`.
+    """
+    from nemo_elastic.nn.rows import Rows
+
+    text = read_eval_data(data, source, "train", samples * length)
+    pieces = text.sample(length + 1, samples)
+    windows = [*islice((w for each in pieces for w in Rows.windows(each.ids, each.counts, length)), samples)]
+    found = sum(text.is_chat or rows.ids_bl.shape[1] > length for rows in windows)
+    if found < samples:
+        allowed = (
+            f"text with {samples} sequences of {length} tokens, as elastic.importance.samples asks; it has {found}"
+        )
+        raise bad("--data", str(data), allowed)
+    return windows, {"data": text.digest, "sequences": len(windows), "length": length}
 
 
 def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:

@@ -97,14 +97,14 @@ class Layers:
         documents: Documents | None = None,
     ) -> None:
         self.weights, self.gates, self.cache, self.documents = weights, gates, cache, documents
-        self._layers = {w.layer.index: w for w in weights.layers}
+        self._at = {index: i for i, index in enumerate(weights.member.kept)}
         self._gate = self._count = None
         if gates is not None:
             self._gate, self._count = gates.hidden.to(weights.embedding.dtype), gates.hidden.sum()
 
     @property
     def indices(self) -> tuple[int, ...]:
-        return tuple(self._layers)
+        return tuple(self._at)
 
     def with_documents(self, documents: Documents) -> Layers:
         """The same model, which reads rows of these documents."""
@@ -119,7 +119,7 @@ class Layers:
 
     def layer(self, index: int, x_bld: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
         """The stream after layer `index` of the parent from the stream before it; that one is left as it is."""
-        w, gates, cache = self._layers[index], self.gates, self.cache
+        w, gates, cache = self.weights.layers[self._at[index]], self.gates, self.cache
         run = LayerRun(
             self.weights.parent,
             w,

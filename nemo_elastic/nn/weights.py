@@ -93,23 +93,49 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
     `held`.
     """
     member = held if member is None else check_nested(parent, held, member)
+    return _weights(parent, held, state, member, tuple(_layer(parent, held, state, member, x) for x in member.layers))
+
+
+def streamed(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> Weights:
+    """Weights of `member`, whose `state` reads a tensor when it is asked for: a layer is read when its turn comes."""
+    return _weights(parent, member, state, member, _StreamedLayers(parent, member, state))
+
+
+class _StreamedLayers(Sequence[LayerWeights]):
+    """The layers of a member; the one that was asked for last is in memory."""
+
+    def __init__(self, parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> None:
+        self._parent, self._member, self._state = parent, member, state
+        self._last: tuple[int, LayerWeights] | None = None
+
+    def __len__(self) -> int:
+        return len(self._member.layers)
+
+    def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self._last is None or self._last[0] != i:
+            self._last = None  # before the next one is read
+            member = self._member
+            self._last = i, _layer(self._parent, member, self._state, member, member.layers[i])
+        return self._last[1]
+
+
+def _weights(
+    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet, layers: Sequence[LayerWeights]
+) -> Weights:
     model = {row.name: _take(parent, held, state, member, row, None) for row, layer in rows(parent, held) if not layer}
-    layers = []
-    for layer in member.layers:
-        own = {
-            key: _take(parent, held, state, member, row, layer, number)
-            for row in parent.kind(layer.type).rows
-            for key, number in keys(row, layer)
-        }
-        layers.append(LayerWeights(layer, own))
-    return Weights(
-        parent,
-        member,
-        model["embedding"],
-        tuple(layers),
-        model["final_norm"],
-        model["embedding" if parent.tied else "head"],
-    )
+    head = model["embedding" if parent.tied else "head"]
+    return Weights(parent, member, model["embedding"], layers, model["final_norm"], head)
+
+
+def _layer(
+    parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member: Subnet, layer: Layer
+) -> LayerWeights:
+    own = {
+        key: _take(parent, held, state, member, row, layer, number)
+        for row in parent.kind(layer.type).rows
+        for key, number in keys(row, layer)
+    }
+    return LayerWeights(layer, own)
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ those of measuring every candidate whole, bit for bit, on models whose layers gi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,16 +54,22 @@ class Depth:
     """s_j = sum (full - without j)^2 / sum full^2 over all logits of some samples, which are added piece by piece.
 
     Where tokens count for more or less, their logits do, too. Alive at a time: the tokens of all pieces, `KEPT`
-    elements of final streams, and of one piece two streams (the walk's and a candidate's) and two tensors of logits.
+    elements of final streams, and of one piece the walk's stream, those of some candidates, and two tensors of logits.
     None of it grows with the layers. `reduce` sums over ranks that see other samples or have other columns of logits:
     all ranks add as many pieces and ask for the same. `shards` are the ranks that hold the model together, None for
-    one.
+    one. `together`: tokens of candidates that go through a layer behind each other; at least one candidate does.
     """
 
     def __init__(
-        self, model: Layered, layers: int, reduce: Reduce | None = None, shards: Shards | None = None
+        self,
+        model: Layered,
+        layers: int,
+        reduce: Reduce | None = None,
+        shards: Shards | None = None,
+        together: int = 1,
     ) -> None:
         self.model, self.layers, self.reduce, self.shards = model, layers, reduce, shards
+        self.together = together
         self.pieces: list[Rows] = []
         self._normed: dict[int, torch.Tensor] = {}
         self._squares: float | None = None
@@ -86,15 +93,23 @@ class Depth:
         """Squared error on one piece of the `kept` layers without each of some of them."""
         if not without:
             return {}
-        full, costs, left, weights_bl = self._full(piece), {}, len(without), self._weights(piece)
+        full, costs, weights_bl = self._full(piece), {}, self._weights(piece)
         model, stream = entered(self.model, self.pieces[piece])
-        for at, j in enumerate(kept):
-            if j in without:
-                costs[j] = squared_error(model.head(through(model, kept[at + 1 :], stream)), full, weights_bl)
-                left -= 1
-            if not left:
-                break
-            stream = model.layer(j, stream)
+        some = max(1, self.together // self.pieces[piece].ids_bl.numel())
+        order, start = [j for j in kept if j in without], 0
+        for at in range(0, len(order), some):
+            now = order[at : at + some]
+            streams: dict[int, Any] = {}
+            for j in kept[start:]:
+                for k in streams:
+                    streams[k] = model.layer(j, streams[k])
+                if j in now:
+                    streams[j] = stream
+                if j <= now[-1] and j != order[-1]:
+                    stream = model.layer(j, stream)
+            for k in now:
+                costs[k] = squared_error(model.head(model.norm(streams.pop(k))), full, weights_bl)
+            start = kept.index(now[-1]) + 1
         return dict(zip(costs, self._sum(list(costs.values())), strict=True))
 
     def scores(self, kept: Sequence[int]) -> dict[int, float]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking.depth import Depth, by_score, iterative_mse
 from nemo_elastic.ranking.ranking import Ranking, RankOptions, make_orders
-from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, entered, through
+from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, through_together
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up
 PIECES = 8
@@ -35,11 +35,12 @@ def rank(
     reduce: Reduce | None = None,
     provenance: Mapping[str, Any] | None = None,
     shards: Shards | None = None,
+    together: int = 1,
 ) -> Ranking:
     """Rank every axis of a model by forward passes only (method §3).
 
-    Memory does not grow with the number of batches: they are looked at one by one, and of their tokens the first
-    `options.depth_samples` sequences are kept.
+    Memory does not grow with the number of batches: they are looked at `together` tokens at a time, and of their
+    tokens the first `options.depth_samples` sequences are kept.
 
     Args:
         model: the model, layer by layer.
@@ -47,11 +48,13 @@ def rank(
         batches: rows of tokens, each token of which counts by its weight; or tokens [b, l], which all count alike.
             Consumed once.
         options: how importance is measured; None: `RankOptions.of`.
-        progress: called with (phase, done, total): phase "widths" (total 0: not known) and "depth".
+        progress: called with (phase, done, total): phase "widths" in sequences (total 0: not known), and "depth".
         reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
             must call `rank` alike, with as many samples in batches of the same size, and then get the same ranking.
         provenance: JSON values kept with the ranking (which data, which parent, how many samples).
         shards: the ranks that hold the model together; they see the same samples.
+        together: tokens of batches, and of layers left out, that go through a layer before any enters the next: of a
+            model whose layers are read from files, each is then read once for all of them.
 
     Returns:
         The ranking; it does not depend on `parent.ffn_stripes`.
@@ -60,7 +63,7 @@ def rank(
         ElasticError: no batch, or activations or logits that are not finite.
     """
     options = options or RankOptions.of(None, parent)
-    measuring = _Measuring(model, parent, options, reduce, shards)
+    measuring = _Measuring(model, parent, options, reduce, shards, together)
     with torch.no_grad():
         measuring.look(batches, progress)
         scores, basis = measuring.scores()
@@ -83,24 +86,32 @@ class _Measuring:
         options: RankOptions,
         reduce: Reduce | None,
         shards: Shards | None,
+        together: int,
     ) -> None:
         self.model, self.parent, self.options = model, parent, options
-        self.reduce = reduce
+        self.reduce, self.together = reduce, together
         self.statistics = Statistics(parent, options, shards)
         over_logits = _in_turn(shards.logits if shards is not None else None, reduce)
-        self.depth = Depth(model, parent.num_layers, over_logits, shards) if options.depth == "mse" else None
+        measured = options.depth == "mse"
+        self.depth = Depth(model, parent.num_layers, over_logits, shards, together) if measured else None
         self.samples = self.tokens = self.counted = self.depth_samples = self.length = 0
+        self.told = 0
         self.device = torch.device("cpu")
 
     def look(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
         """Every batch through the model."""
-        for done, batch in enumerate(batches, 1):
+        waiting: list[tuple[Rows, bool]] = []
+        for number, batch in enumerate(batches):
             rows = Rows.of(batch)
-            if done == 1:
+            if not number:
                 self._start(rows)
-            self._batch(rows)
-            if progress is not None:
-                progress("widths", done, 0)
+            for part in self._parts(rows):
+                waiting.append(part)
+                if sum(own.ids_bl.numel() for own, _ in waiting) >= self.together:
+                    self._widths(waiting, progress)
+                    waiting = []
+        if waiting:
+            self._widths(waiting, progress)
         if not self.samples:
             raise ElasticError("ranking: no data; give at least one batch")
 
@@ -125,23 +136,32 @@ class _Measuring:
             del figures["counted"]
         return figures
 
-    def _batch(self, rows: Rows) -> None:
-        """One batch: what the depth needs of it in pieces, the rest as it is."""
+    def _parts(self, rows: Rows) -> Iterator[tuple[Rows, bool]]:
+        """A batch in parts, and whether the depth needs them: those in pieces, the rest as it is."""
         wanted = max(0, self.depth_samples - self.samples) if self.depth is not None else 0
-        front, rest = rows[:wanted], rows[wanted:]
-        size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // self.length))
-        for piece in front.split(size):
-            assert self.depth is not None
-            self.depth.add(piece, self._widths(piece))
-        if len(rest):
-            self._widths(rest)
         self.samples, self.tokens = self.samples + len(rows), self.tokens + rows.ids_bl.numel()
         self.counted += rows.counted
+        front, rest = rows[:wanted], rows[wanted:]
+        size = max(-(-self.depth_samples // PIECES), -(-LEAST_TOKENS // self.length))
+        yield from ((piece, True) for piece in front.split(size))
+        if len(rest):
+            yield rest, False
 
-    def _widths(self, rows: Rows) -> torch.Tensor:
-        self.statistics.weigh(rows.counts_bl)
-        model, stream = entered(self.model, rows)
-        return through(model, range(self.parent.num_layers), stream, self.statistics)
+    def _widths(self, parts: Sequence[tuple[Rows, bool]], progress: Progress | None) -> None:
+        """Some parts of batches through the model, together."""
+        rows, layers = [own for own, _ in parts], self.parent.num_layers
+        before, sequences = self.told, sum(map(len, rows))
+
+        def done(number: int) -> None:
+            told = before + sequences * number // layers
+            if progress is not None and told > self.told:
+                progress("widths", told, 0)
+            self.told = told
+
+        normed = through_together(self.model, range(layers), rows, self.statistics, done)
+        for (own, for_depth), each in zip(parts, normed, strict=True):
+            if for_depth and self.depth is not None:
+                self.depth.add(own, each)
 
     def scores(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Of all widths, over all ranks; and the basis of the residual stream, where one is asked for."""

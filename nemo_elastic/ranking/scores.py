@@ -9,7 +9,7 @@ taken last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,6 +90,36 @@ def through(model: Layered, layers: Iterable[int], stream: Any, probe: Probe | N
     for index in layers:
         stream = model.layer(index, stream, probe)
     return model.norm(stream, probe)
+
+
+def through_together(
+    model: Layered,
+    layers: Sequence[int],
+    rows: Sequence[Rows],
+    probe: Statistics | None = None,
+    done: Callable[[int], None] | None = None,
+) -> list[torch.Tensor]:
+    """What `through` gives of each of several rows, which all go through a layer before any enters the next.
+
+    `done` is called after every layer with how many are done.
+    """
+    models, streams = [], []
+    for own in rows:
+        as_read, stream = entered(model, own)
+        models.append(as_read)
+        streams.append(stream)
+
+    def weighed(own: Rows) -> Statistics | None:
+        if probe is not None:
+            probe.weigh(own.counts_bl)
+        return probe
+
+    for number, index in enumerate(layers, 1):
+        for at, own in enumerate(rows):
+            streams[at] = models[at].layer(index, streams[at], weighed(own))
+        if done is not None:
+            done(number)
+    return [models[at].norm(streams[at], weighed(own)) for at, own in enumerate(rows)]
 
 
 class Statistics:

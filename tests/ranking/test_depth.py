@@ -53,10 +53,10 @@ class Toy:
         return torch.tensor(logits, dtype=torch.float64)[:, None, None]
 
 
-def measured(model, pieces, layers=None, reduce=None):
+def measured(model, pieces, layers=None, reduce=None, together=1):
     if isinstance(model, NemotronH):
         model, layers = Layers(model.weights()), model.parent.num_layers
-    depth = Depth(model, layers or model.layers, reduce)
+    depth = Depth(model, layers or model.layers, reduce, together=together)
     for piece in pieces:
         depth.add(piece)
     return depth
@@ -80,11 +80,16 @@ def evaluations(monkeypatch):
 
 
 @settings(max_examples=10)
-@given(parent=parents(max_layers=6), seed=st.integers(0, 99), exact=st.none() | st.integers(1, 6))
-def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact):
+@given(
+    parent=parents(max_layers=6),
+    seed=st.integers(0, 99),
+    exact=st.none() | st.integers(1, 6),
+    candidates=st.sampled_from([1, 2, 3, 99]),
+)
+def test_order_and_scores_are_those_of_running_every_candidate_whole(parent, seed, exact, candidates):
     model = NemotronH.random(parent, seed=seed)
     pieces = [tokens_of(parent, seed=s) for s in range(3)]
-    actual = iterative_mse(measured(model, pieces), exact)
+    actual = iterative_mse(measured(model, pieces, together=candidates * pieces[0].numel()), exact)
     assert actual == naive_order(model, parent, pieces, exact)  # bit for bit
 
 

@@ -14,6 +14,7 @@ import torch
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.nn.rows import Rows
 from nemo_elastic.ranking import RankOptions
 from nemo_elastic.ranking.depth import iterative_mse
 from nemo_elastic.ranking.measure import rank
@@ -41,7 +42,7 @@ def test_an_iterator_is_consumed_once_and_progress_is_reported(model, small_piec
         Layers(model.weights()), PARENT, batches, options, lambda *a: reports.append(a), provenance={"data": "random"}
     )
     assert ranking.provenance == {"samples": 6, "tokens": 54, "data": "random"}
-    assert reports == [*(("widths", i, 0) for i in (1, 2, 3)), *(("depth", i, 4) for i in (1, 2, 3, 4))]
+    assert reports == [*(("widths", i, 0) for i in range(1, 7)), *(("depth", i, 4) for i in (1, 2, 3, 4))]
     used = [*tokens_of(PARENT, batch=2, seed=0).split(1), tokens_of(PARENT, batch=2, seed=1)[:1]]
     assert (ranking.depth, ranking.depth_scores) == iterative_mse(measured(model, used))
     with pytest.raises(ElasticError, match="no data"):
@@ -77,6 +78,21 @@ def test_no_batch_is_alive_when_the_next_is_asked_for(model):
 
     ranking = rank(Layers(model.weights()), PARENT, batches(), RankOptions(depth_samples=2, depth_exact=1))
     assert ranking.provenance["samples"] == 20
+
+
+@pytest.mark.parametrize("hidden", ["magnitude", "basis"])
+def test_batches_that_go_through_the_layers_together_rank_as_one_by_one(model, small_pieces, hidden):
+    weights = torch.rand(5, 9, generator=torch.Generator().manual_seed(1))
+    batches = [Rows(tokens_of(PARENT, batch=5, seed=s), weights) for s in range(3)]
+    options = RankOptions(hidden=hidden, depth_samples=4)
+    one, all_of_them = (
+        rank(Layers(model.weights()), PARENT, batches, options, together=tokens) for tokens in (1, 10**6)
+    )
+    assert (one.depth, one.depth_scores) == (all_of_them.depth, all_of_them.depth_scores)
+    for name in one.scores:  # the moments of layers are added up in another order
+        np.testing.assert_allclose(all_of_them.scores[name], one.scores[name], rtol=1e-12, atol=1e-12)
+    if hidden == "basis":
+        np.testing.assert_allclose(all_of_them.basis, one.basis, atol=1e-6)
 
 
 def test_ranks_that_take_samples_in_turn_rank_as_one_does(model, small_pieces):
