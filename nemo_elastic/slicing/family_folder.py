@@ -100,14 +100,17 @@ def write_weights(
     kind: Output = FAMILY,
 ) -> Path:
     """Write a family folder of its largest member; `kind` is the output that may be replaced in its place."""
-    out = model.folder
-    with atomic_dir(out, force, [model.files_from], kind) as folder:
-        model = replace(model, folder=folder)
-        write_models([model], shard_bytes=shard_bytes, progress=progress)
-        family.save(folder)
-        tokenizer = find_tokenizer(model.files_from) is not None
-        write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, model.weights.low))
-    return out
+    with atomic_dir(model.folder, force, [model.files_from], kind) as folder:
+        write_models([replace(model, folder=folder)], shard_bytes=shard_bytes, progress=progress)
+        write_manifest(folder, model, family, lineage)
+    return model.folder
+
+
+def write_manifest(folder: Path, model: Model, family: Family, lineage: Lineage) -> None:
+    """Make a family of a folder with the weights of its largest member: the manifest and the card."""
+    family.save(folder)
+    tokenizer = find_tokenizer(model.files_from) is not None
+    write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, model.weights.low))
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:

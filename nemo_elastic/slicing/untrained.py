@@ -6,9 +6,10 @@ commands on.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,9 @@ from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
-from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
+from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
-from nemo_elastic.errors import ElasticError, inside
+from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
@@ -40,9 +40,7 @@ from nemo_elastic.formats.hf.writing import (
     write_models,
     write_text,
 )
-from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tensor import SPAN, Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
 from nemo_elastic.io.read import read_bytes
@@ -50,7 +48,7 @@ from nemo_elastic.io.write import absolute, atomic_write
 
 from .beside import Check
 from .card import family_card
-from .family_folder import FAMILY, QUANTIZED, read_members, write_weights
+from .family_folder import FAMILY, QUANTIZED, read_members, write_manifest
 from .lineage import CARD, PUBLISHED, lineage_of, provenance_in
 from .pieces import cut_behind, cut_weights
 from .published import find_members, read_child
@@ -58,8 +56,11 @@ from .verification import cut_check
 
 if TYPE_CHECKING:
     from nemo_elastic.ranking import Ranking
+    from nemo_elastic.search import Space
 
-__all__ = ["LINKS", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
+    from .streamed import Sequences
+
+__all__ = ["LINKS", "SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
 
 
 def _is_untrained(path: Path) -> bool:
@@ -75,6 +76,8 @@ def _is_joined(path: Path) -> bool:
     return PUBLISHED in provenance and QUANTIZED not in provenance
 
 
+#: in a manifest's provenance: losses of members whose shapes were searched
+SEARCHED = "untrained_loss"
 #: what `init` replaces: weeks of training are not in it
 UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
 #: links, and beside them what is written for a family or goes along with its cuts
@@ -88,6 +91,7 @@ def init_family(
     out: str | Path,
     ranking: str | Path | None = None,
     *,
+    sequences: Sequences | None = None,
     license: str | None = None,
     base_model: str | None = None,
     force: bool = False,
@@ -96,15 +100,18 @@ def init_family(
 ) -> Family:
     """Make a family of a parent without training.
 
-    Members have the shapes that `config.shapes` gives, else the most even ones that meet the budgets. The weights are
-    sorted if there is a ranking, and stored as they are otherwise: then members keep the front of each width, unless
-    the block gives stripes.
+    The weights are sorted if there is a ranking or `sequences`, and stored as they are otherwise: then members keep
+    the front of each width, unless the block gives stripes. Members have the shapes of the file that `config.shapes`
+    names, or those that a search over `sequences` finds where the block searches, else the most even ones that meet
+    the budgets.
 
     Args:
         parent_folder: A plain Nemotron-H in Hugging Face's format.
         config: The `elastic:` block; its budgets and axes count, its training settings do not.
         out: The folder to write, whole or not at all.
         ranking: Folder of a ranking (`nemo-elastic rank`), instead of `config.ranking`. Needs torch installed.
+        sequences: What members are searched on, and the parent is ranked on where no ranking is named. Layers are read
+            from the files one by one.
         license: Id of the licence for the card, instead of the parent's.
         base_model: Id of the parent on the hub for the card, instead of what it says itself.
         force: Replace an existing `out`.
@@ -120,93 +127,97 @@ def init_family(
     check_output(out, force, source.folder, ranking, config.shapes_file, kind=UNTRAINED)
     if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
-    parent = config.parent_shape(source.parent, sorts=ranking is not None)
+    read = _ranking(source, config, ranking, sequences)
+    parent = config.parent_shape(source.parent, sorts=read is not None)
+    if read is None:
+        weights, behind = cut_weights(source, source.held), cut_behind(source, source.held)
+    else:
+        from .sorted_weights import sorted_weights
+
+        weights, behind = sorted_weights(source, parent, read)
     axes = config.resolve_axes(parent)
-    read, weights, behind = _ranked(source, parent, ranking, axes[DEPTH].choices[-1])
-    subnets, order = _members(parent, config, None if read is None else read.depth)
-    family = Family.of(
-        parent,
-        subnets,
-        axes=axes,
-        budgets=config.budgets,
-        ranking_digest=None if read is None else read.digest,
-        provenance=_provenance(source, read),
-        drop_order=order,
-    )
+    subnets, space = _members(parent, config, read)
+    provenance = _provenance(source, read)
     model = Model(Path(out), parent, parent.full, weights, source.config, source.companions, behind)
-    write_weights(model, family, lineage, force, shard_bytes, progress, UNTRAINED)
+    with atomic_dir(out, force, [source.companions], UNTRAINED) as folder:
+        write_models([replace(model, folder=folder)], shard_bytes=shard_bytes, progress=progress)
+        if sequences is not None and config.searches:
+            subnets, provenance[SEARCHED] = _searched(folder, space, config, sequences)
+        family = Family.of(
+            parent,
+            subnets,
+            axes=axes,
+            budgets=config.budgets,
+            ranking_digest=None if read is None else read.digest,
+            provenance=provenance,
+            drop_order=space.whole_drop_order if space.drop_order else None,
+        )
+        write_manifest(folder, model, family, lineage)
     return family
 
 
-def _members(
-    parent: Parent, config: ElasticConfig, order: Sequence[int] | None
-) -> tuple[dict[str, Subnet], Sequence[int] | None]:
-    """Shapes of the block, else the most even ones for its budgets; and the order in which layers go, if any may."""
-    if config.shapes_file is not None:
-        return read_members(config.shapes_file, parent, config), order
-    from nemo_elastic.search import Space, uniform_family
-
-    axes = config.resolve_axes(parent)
-    if len(axes[DEPTH].choices) > 1 and order is None:
-        order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
-    config.targets(parent)
-    space = Space(parent, axes, order or ())
-    return uniform_family(space, config.budgets), space.whole_drop_order if order is not None else None
-
-
-def _ranked(
-    source: Source, parent: Parent, ranking: str | Path | None, smallest: int
-) -> tuple[Ranking | None, Weights, Weights]:
-    """The ranking, the parent's weights sorted by it, and those of layers that predict further tokens."""
-    if ranking is None:
-        return None, cut_weights(source, source.held), cut_behind(source, source.held)
-    from nemo_elastic.ranking import Ranking
+def _ranking(
+    source: Source, config: ElasticConfig, ranking: str | Path | None, sequences: Sequences | None
+) -> Ranking | None:
+    """The ranking that is named, else a new one, after all other checks, since it takes long."""
+    if sequences is None and ranking is None:
+        return None
+    from nemo_elastic.ranking import Ranking, RankOptions
 
     if source.precision is not None:
         raise ElasticError(f"{source.folder}: weights in {source.precision} cannot be sorted; sort, then quantize")
-    read = Ranking.load(ranking, parent).check_depth(smallest, str(ranking))
-    weights = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, read)
-    behind: dict[str, Tensor] = {}
-    if source.predicts is not None and read.basis is None:
-        shape = source.predicts.behind(parent)
-        own = source.predicts.tensors(parent, parent.full)
-        behind = _sorted(own, source.prediction, shape, Ranking.of_stream(shape, read.orders[HIDDEN]))
-    return read, Weights(weights), Weights(behind)
+    if ranking is not None:
+        if sequences is not None and not config.searches:
+            raise bad("elastic.ranking", str(ranking), "null with data to rank on; or search shapes on the data")
+        parent = config.parent_shape(source.parent)
+        return Ranking.load(ranking, parent).check_depth(config.resolve_axes(parent)[DEPTH].choices[-1], str(ranking))
+    assert sequences is not None
+    from nemo_elastic.search import check_block
+
+    from .streamed import rank_streamed
+
+    if config.is_sorted:
+        raise bad("elastic.shapes", config.shapes, "another: weights in the order of a family are not ranked again")
+    parent = check_block(config, source.parent)
+    if config.shapes_file is not None:
+        read_members(config.shapes_file, parent, config)
+    return rank_streamed(source, sequences, RankOptions.of(config, source.parent))
 
 
-def _sorted(
-    tensors: Sequence[layout.Tensor], stored: Mapping[str, Tensor], parent: Parent, ranking: Ranking
-) -> dict[str, Tensor]:
-    from nemo_elastic.ranking import norm_before, number_before, permutation
+def _members(parent: Parent, config: ElasticConfig, ranking: Ranking | None) -> tuple[dict[str, Subnet], Space]:
+    """Shapes of the block's file, else the most even ones for its budgets; and the space of all that it allows."""
+    from nemo_elastic.search import Space, uniform_family
 
-    names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
-    out = {}
-    for t in tensors:
-        orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
-        was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
-        out[t.hf] = stored[names[t.row.name, t.index, was]].permute(orders)
-        if ranking.basis is not None:
-            norm = norm_before(parent, t.row)
-            weight = None if norm is None else stored[layout.named(norm.hf, t.index)]
-            out[t.hf] = _rotated(out[t.hf], t.row, ranking.basis, weight)
-    return out
+    axes, order = config.resolve_axes(parent), ()
+    if ranking is not None:
+        order = ranking.depth
+    elif len(axes[DEPTH].choices) > 1:
+        order = tuple(range(parent.num_layers - 1, -1, -1))  # unranked: the last layers go first
+    space = Space(parent, axes, order)
+    if config.shapes_file is not None:
+        return read_members(config.shapes_file, parent, config), space
+    config.targets(parent)
+    return uniform_family(space, config.budgets), space
 
 
-def _rotated(tensor: Tensor, row: Row, basis: np.ndarray, norm: Tensor | None) -> Tensor:
-    """`ranking.rotated` of a tensor when its rows are asked for."""
-    from nemo_elastic.ranking import rotated
+def _searched(
+    folder: Path, space: Space, config: ElasticConfig, sequences: Sequences
+) -> tuple[dict[str, Subnet], dict[str, float]]:
+    """Shapes of the lowest loss inside of the weights that were written to a folder; and these losses."""
+    from nemo_elastic.search import search
 
-    writes = row.dims[0] == ((HIDDEN,),)
+    from .streamed import untrained_loss
 
-    def rows(first: int, last: int) -> np.ndarray:
-        some = tensor.words if writes else tensor.rows(first, last)
-        weight = None if norm is None else norm.torch()
-        done = Tensor.of(rotated(Tensor.of_words(tensor.dtype, some).torch(), row, basis, weight)).words
-        return done[first:last] if writes else done
-
-    out = Tensor.made(tensor.dtype, tensor.shape, rows, tensor)
-    # every row of a tensor that writes the stream needs all of its rows: they are one piece
-    return replace(out, span=max(1, SPAN // tensor.count)) if writes else out
+    tell, whole = sequences.progress, replace(open_source(folder), parent=space.parent, held=space.parent.full)
+    found = search(
+        space,
+        config.budgets,
+        untrained_loss(whole, sequences, config.search.tokens),
+        candidates=config.search.candidates,
+        seed=config.seed,
+        progress=None if tell is None else lambda done, total, _: tell("search", done, total),
+    )
+    return found.members, {name: round(loss, 6) for name, loss in found.losses.items() if math.isfinite(loss)}
 
 
 def _provenance(source: Source, ranking: Ranking | None) -> dict[str, Any]:
