@@ -119,7 +119,7 @@ study: $(VENV)/.stamp $(if $(filter baselines,$(STUDY)),$(BRIDGE)/.stamp) $(if $
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 
 PRINTED := data_modules house plan_stage2
-TABLES := $(PRINTED) demo_chat experts fake_gpu hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo
+TABLES := $(PRINTED) demo_chat experts fake_gpu hosts kernels parallel recipes recipes_bridge rehearsal_stock soak stock_bridge stock_nemo untrained
 .PHONY: $(TABLES:%=docs/tables/%.md)
 tables: $(NAME:%=docs/tables/%.md) ## Make a table of the pages again, in docs/tables: NAME=parallel (without a name: list them)
 	@test -n "$(NAME)" || echo "NAME is one of: $(TABLES); \`make test-vllm\` makes those of vLLM"
@@ -166,6 +166,10 @@ docs/tables/kernels.md: $(KERNELS)/.stamp
 # Every layout of ranks against one rank, some minutes.
 docs/tables/parallel.md: $(VENV)/.stamp
 	$(call in-folder,$(RUN) -W ignore -m tests.parallel.table "$$place" --markdown $@)
+
+# Sizes of a family without training, of the demo's parent in runs/demo.
+docs/tables/untrained.md: $(VENV)/.stamp
+	$(call in-folder,$(RUN) -W ignore -m tools.untrained_table $(OUT) "$$place" > $@)
 
 # Twenty minutes of train, kill, go on, cut, verify (ARGS="--minutes 5").
 docs/tables/soak.md: $(VENV)/.stamp
