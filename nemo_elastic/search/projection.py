@@ -158,7 +158,8 @@ def _nearest(space: Space, price: Price, code: Code, inner: Code, pool: np.ndarr
     """The member of a pool that holds `inner`, departs little from a code and leaves little of each limit."""
     pool = pool[space.nested(inner, pool)]
     costs = price.each(pool)
-    paid = departure(space, price, np.asarray(code), pool) + MISS_PRICE * (1 - costs / price.target).sum(axis=1)
+    origin = np.asarray(code, dtype=np.int64)
+    paid = departure(space, price, origin, pool) + MISS_PRICE * (1 - costs / price.target).sum(axis=1)
     return _code(pool[_best(costs, paid)])
 
 
