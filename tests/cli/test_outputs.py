@@ -32,7 +32,10 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     "convert": ("{source} --format nemo", {"source": "family"}),
     "data": ("{sources} --tokenizer {tokenizer}", {"sources": "texts", "tokenizer": "data"}),
     "demo": ("", {}),
-    "init": ("{parent} --config {config}", {"parent": "parent", "config": "elastic.yaml"}),
+    "init": (
+        "{parent} --data {data} --config {config}",
+        {"parent": "parent", "data": "data", "config": "elastic.yaml"},
+    ),
     "profile": ("{source} --config {config}", {"source": "family", "config": "elastic.yaml"}),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
     "rank": (

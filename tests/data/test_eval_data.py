@@ -36,8 +36,8 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.quantize import activations
 from nemo_elastic.ranking import Ranking
-from nemo_elastic.ranking import measure as ranking_measure
 from nemo_elastic.ranking.measure import rank
+from nemo_elastic.slicing import streamed
 from nemo_elastic.slicing.family_folder import write_family
 from tests.data.large import VOCAB, asked, sums, write_gap, write_tokenizer
 from tests.shapes import PARENT, short_family
@@ -127,7 +127,7 @@ def test_what_is_read_is_drawn_from_all_of_the_data(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        ranking_measure, "rank", lambda model, parent, rows, *_, **__: stop(r for b in rows for r in b.ids_bl)
+        streamed, "rank", lambda model, parent, rows, *_, **__: stop(r for b in rows for r in b.ids_bl)
     )
     monkeypatch.setattr(activations, "largest_inputs", lambda family, pieces, *_: stop(ids for (ids,) in pieces))
     monkeypatch.setattr(by_member, "answer_loss", lambda model, read, *_: stop(document.ids for document in read))

@@ -77,15 +77,15 @@ def test_a_family_of_data_is_that_of_rank_and_init(place, tmp_path, hidden, shap
 def test_shapes_are_searched_inside_of_the_sorted_parent(place, tmp_path):  # noqa: F811
     given = (place / "parent", "--data", place / "data", *TEXT, "--json")
     families = {}
-    for shapes in ("even", "search", "halving", "router"):
+    for shapes in ("even", "search", "router"):
         out = tmp_path / shapes
         code, printed, said = run("init", *given, "--config", block(tmp_path, shapes=shapes), "--out", out)
         assert code == 0, said
         families[shapes] = Family.load(out)
         losses = json.loads(printed)["provenance"].get("untrained_loss")
-        assert (losses is not None) == (shapes in ("search", "halving"))
+        assert (losses is not None) == (shapes == "search")
     shapes = {name: [m.subnet for m in family] for name, family in families.items()}
-    assert shapes["search"] == shapes["halving"] != shapes["even"] == shapes["router"]
+    assert shapes["search"] != shapes["even"] == shapes["router"]
     # as a model in memory says, on the same text
     losses = families["search"].provenance["untrained_loss"]
     rows, _ = training_rows(place / "data", open_source(place / "parent"), 20, 64)
