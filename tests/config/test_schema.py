@@ -52,7 +52,7 @@ FULL: dict[str, Any] = SMALL | {
 #: what both refuse: changes of the small block
 WRONG: dict[str, dict[str, Any]] = {
     "unknown axis": {"axes": {"hiden": [16, 8]}},
-    "unknown way to shapes": {"shapes": "serch"},
+    "unknown way to shapes": {"shapes": "greedy"},
     "no way to shapes": {"shapes": None},
     "no size": {"budgets": [{"name": "full"}, {"name": "half", "memory": {"batch": 1}}]},
     "no milliseconds": {"budgets": [{"name": "full"}, {"name": "half", "latency": {"table": "h100.json"}}]},
