@@ -74,7 +74,7 @@ def test_ranks_train_on_packed_documents_what_one_does(place: Path, name: str) -
 
 def test_packed_documents_are_apart_unless_the_block_joins_them(place: Path) -> None:
     apart, joined = (losses(place / name)[0]["loss_large"] for name in (ALONE.name, "joined"))
-    assert abs(apart - joined) > 1e-5, "runs of other ranks are 1e-7 apart"
+    assert abs(apart - joined) > 1e-6, "runs of other ranks are 1e-7 apart"
 
 
 def test_a_killed_run_that_wraps_its_data_goes_on_as_an_uninterrupted_one(place: Path) -> None:
