@@ -22,8 +22,8 @@ from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import megatron_selection
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.functional import work_dtype
-from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe, norm_factor
+from nemo_elastic.nn.functional import rms_norm, work_dtype
+from nemo_elastic.nn.gates import Choice, Gates, LayerGates, Probe, gated_norm
 
 from .rounding import Rounding
 
@@ -51,11 +51,6 @@ class Run:
     rounding: Rounding | None = None
 
     @property
-    def hidden_count(self) -> torch.Tensor | None:
-        """Channels a norm averages over: the sum of the gates; None means the width itself."""
-        return None if self.hidden_gate is None else self.hidden_gate.float().sum()
-
-    @property
     def is_whole(self) -> bool:
         """The model itself runs: no member, no gates."""
         return self.subnet is None and self.layers is None
@@ -66,19 +61,15 @@ class Run:
             return None
         return first_channels(self.parent.hidden, self.subnet.hidden)
 
-    def norm_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """A norm's weight at the width of the run, gated."""
-        if self.parent is None:
-            return weight
-        if self.hidden_gate is not None and self.hidden_count is not None:
-            dtype = work_dtype(weight)
-            factor = norm_factor(self.parent, self.hidden_count.to(dtype))
-            return weight.to(dtype) * self.hidden_gate.to(dtype) * factor
-        if self.subnet is not None and self.subnet.hidden < weight.shape[0]:
+    def norm(self, x_sbd: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """RMSNorm over the residual stream at the width of the run, gated."""
+        if self.parent is not None and self.hidden_gate is not None:
+            return gated_norm(self.parent, x_sbd, weight, self.hidden_gate, eps)
+        if self.parent is not None and self.subnet is not None and self.subnet.hidden < weight.shape[0]:
             factor = self.parent.norm_factor(weight.shape[0], self.subnet.hidden)
             weight = weight[: self.subnet.hidden]
-            return weight if factor == 1 else weight.to(work_dtype(weight)) * factor
-        return weight
+            weight = weight if factor == 1 else weight.to(work_dtype(weight)) * factor
+        return rms_norm(x_sbd, weight, eps)
 
     def kept(self, index: int) -> bool:
         return self.subnet is None or index in self.subnet.by_index

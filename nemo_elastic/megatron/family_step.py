@@ -85,7 +85,7 @@ class FamilyStep:
         student = self.host.student(tokens, batch["choice"], documents)
         return (heldout or self.heldout).measure(self.host, batch, student, teach)
 
-    # ------------------------------------------------------------------ comparing
+    # ------------------------------------------------------------------ measuring
 
     def sums(self, members: Sequence[Subnet], batches: Sequence[dict[str, Any]]) -> torch.Tensor:
         """What the whole model and some members lose: a validation outside of the host's own.

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.nn.functional import rms_norm
 
 from .choice import WHOLE, Run
 
@@ -219,10 +218,9 @@ class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
         row: str = "",
     ) -> torch.Tensor:
         """Normalise [s, b, d] and project it to [s, b, rows kept on this rank]; `row` is the first in the weight."""
-        weight, cols = run.norm_weight(self.layer_norm_weight), run.hidden_selection()
-        x_sbd = rms_norm(input_, weight, self.eps, run.hidden_count)
+        x_sbd = run.norm(input_, self.layer_norm_weight, self.eps)
         run.watch("hidden", index, x_sbd)
-        rows, group = run.select(row, 0, index), tensor_group(self)
+        rows, cols, group = run.select(row, 0, index), run.hidden_selection(), tensor_group(self)
         rounded = run.rounded(row, index, self.weight, group)
         return SlicedLinear.apply(x_sbd, self.weight, rows, cols, True, self.sequence_parallel, group, rounded)
 

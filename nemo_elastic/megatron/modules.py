@@ -20,7 +20,7 @@ from nemo_elastic.core.kinds.attention import ATTENTION_HEADS, KV_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.kernels import MambaWidths
-from nemo_elastic.nn.functional import causal_attention, rms_norm
+from nemo_elastic.nn.functional import causal_attention
 from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
 from .choice import WHOLE, Run
@@ -39,7 +39,7 @@ class ElasticRMSNorm(torch.nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1) -> torch.Tensor:
-        x_sbd = rms_norm(x_sbd, run.norm_weight(self.weight), self.eps, run.hidden_count)
+        x_sbd = run.norm(x_sbd, self.weight, self.eps)
         run.watch("hidden", index, x_sbd)
         return x_sbd
 

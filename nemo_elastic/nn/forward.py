@@ -29,7 +29,7 @@ from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.cache import Cache, KeyValueState, MambaState, State
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.functional import causal_attention, rms_norm, work_dtype
-from nemo_elastic.nn.gates import Gates, LayerGates, Probe, norm_factor
+from nemo_elastic.nn.gates import Gates, LayerGates, Probe, gated_norm
 from nemo_elastic.nn.mixer import MixerWeights, gate_projection, mix
 from nemo_elastic.nn.weights import LayerWeights, Weights
 
@@ -98,9 +98,7 @@ class Layers:
     ) -> None:
         self.weights, self.gates, self.cache, self.documents = weights, gates, cache, documents
         self._at = {index: i for i, index in enumerate(weights.member.kept)}
-        self._gate = self._count = None
-        if gates is not None:
-            self._gate, self._count = gates.hidden.to(weights.embedding.dtype), gates.hidden.sum()
+        self._gate = None if gates is None else gates.hidden.to(weights.embedding.dtype)
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -145,10 +143,11 @@ class Layers:
         return F.linear(x_bld, self.weights.head)
 
     def _norm(self, x_bld: torch.Tensor, weight: torch.Tensor, index: int, probe: Probe | None) -> torch.Tensor:
-        if self._gate is not None and self._count is not None:
-            dtype = work_dtype(weight)
-            weight = weight.to(dtype) * self._gate.to(dtype) * norm_factor(self.weights.parent, self._count)
-        y_bld = rms_norm(x_bld, weight, self.weights.parent.norm_eps, self._count)
+        parent = self.weights.parent
+        if self.gates is None:
+            y_bld = rms_norm(x_bld, weight, parent.norm_eps)
+        else:
+            y_bld = gated_norm(parent, x_bld, weight, self.gates.hidden, parent.norm_eps)
         if probe is not None:
             probe("hidden", index, y_bld)
         return y_bld

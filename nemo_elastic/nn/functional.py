@@ -45,15 +45,15 @@ def count_not_finite(t: torch.Tensor) -> int:
 
 
 def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor | None, eps: float, count: Count = None, groups: int = 1
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float | torch.Tensor, count: Count = None, groups: int = 1
 ) -> torch.Tensor:
     """RMSNorm over the channels of each group: ``x / sqrt(sum(x**2) / count + eps) * weight``, in the dtype of `x`.
 
     A nested width keeps a prefix of d of D channels. The norm of the submodel averages over d, so on masked input (D
     channels with zeros behind the first d) the mean must be taken over d as well, and over the sum of the gates when
     the mask is soft: that number is `count`, of ONE group. It is None for all channels, a positive number, or a
-    tensor, 0-dim or [groups], which is differentiable. `ValueError` where groups do not divide the channels, or for
-    another `count`.
+    tensor, 0-dim or [groups], which is differentiable, as is a 0-dim `eps`. `ValueError` where groups do not divide
+    the channels, or for another `count`.
     """
     channels, dtype = x.shape[-1], work_dtype(x, weight)
     if groups < 1 or channels % groups:
@@ -64,8 +64,10 @@ def rms_norm(
     if isinstance(count, torch.Tensor):
         if count.dim() > 1 or (count.dim() == 1 and count.shape[0] != groups):
             raise ValueError(f"count is a 0-dim tensor or one of [{groups}] (groups), not {tuple(count.shape)}")
+        count = count.to(dtype).unsqueeze(-1)
+    if isinstance(count, torch.Tensor) or isinstance(eps, torch.Tensor):
         # the sum of gates is never 0: every choice of widths keeps at least one channel
-        y = y * (y.square().sum(-1, keepdim=True) / count.to(dtype).unsqueeze(-1) + eps).rsqrt()
+        y = y * (y.square().sum(-1, keepdim=True) / (size if count is None else count) + eps).rsqrt()
     else:
         # a stock norm averages over all channels: sum / count + eps = size / count * (sum / size + eps * count / size)
         ratio = 1.0 if count is None else count / size

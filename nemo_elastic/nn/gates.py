@@ -18,6 +18,7 @@ from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet, regroups
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.errors import bad
+from nemo_elastic.nn.functional import rms_norm, work_dtype
 
 #: probe(site, layer index, activation): called by a model at the points whose importance is scored.
 #: Sites: "hidden" every norm's output (layer index -1: the final norm) [..., D]; "mamba_x" the x part of in_proj's
@@ -98,9 +99,19 @@ class Gates:
         return cls(mask(HIDDEN, subnet.hidden), tuple(layers))
 
 
-def norm_factor(parent: Parent, count: torch.Tensor) -> torch.Tensor | float:
-    """`Parent.norm_factor` from the whole width to the sum of its gates."""
-    return (parent.hidden / count).sqrt() if parent.norm == PARENT_WIDTH else 1.0
+def gated_norm(
+    parent: Parent, x: torch.Tensor, weight: torch.Tensor, gate_d: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """RMSNorm over a gated stream [..., D]: that of a cut to as many channels as the gates' sum, see `Parent.norm`.
+
+    With the parent's width only epsilon knows the sum: ``sum(x**2) / D + eps * sum(gates) / D``.
+    """
+    dtype = work_dtype(weight)
+    gate_d = gate_d.to(dtype)
+    weight, count = weight.to(dtype) * gate_d, gate_d.sum()
+    if parent.norm == PARENT_WIDTH:
+        return rms_norm(x, weight, count * (eps / parent.hidden), parent.hidden)
+    return rms_norm(x, weight, eps, count)
 
 
 #: How a model runs a micro-batch: whole, as a slice, or gated.
