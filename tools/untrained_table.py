@@ -20,6 +20,7 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.sizes import path
 from nemo_elastic.data.eval_data import read_eval_data, training_rows
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.hosts.common.checkpoints import newest_of
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.slicing.streamed import Sequences, untrained_loss
 from nemo_elastic.slicing.untrained import init_family
@@ -42,7 +43,7 @@ def main(demo: str, out: str) -> None:
 
 def divergences(demo: Path, out: Path, config: ElasticConfig) -> list[tuple[int, float]]:
     """Parameters of the largest shape within each share, and KL(parent || shape)."""
-    source = open_source(demo / "parent_hf")
+    source = open_source(str(newest_of(demo / "parent", "parent")))
     rows, provenance = training_rows(demo / "data", source, config.importance.samples, LENGTH)
     sizes = path(init_family(source.folder, config, out, sequences=Sequences(rows, provenance)))
     pieces = read_eval_data(demo / "data", source).sample(LENGTH + 1, TOKENS // LENGTH)
