@@ -40,6 +40,7 @@ from nemo_elastic.formats.hf.writing import (
     write_models,
     write_text,
 )
+from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
 from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
 from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
@@ -117,9 +118,6 @@ def init_family(
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
-
-    Returns:
-        The family.
     """
     source = open_source(parent_folder)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
@@ -129,13 +127,7 @@ def init_family(
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     read = _ranking(source, config, ranking, sequences)
     parent = config.parent_shape(source.parent, sorts=read is not None)
-    if read is None:
-        weights, behind = cut_weights(source, source.held), cut_behind(source, source.held)
-    else:
-        from .sorted_weights import sorted_weights
-
-        weights, behind = sorted_weights(source, parent, read)
-    axes = config.resolve_axes(parent)
+    weights, behind = _weights(source, parent, read)
     subnets, space = _members(parent, config, read)
     provenance = _provenance(source, read)
     model = Model(Path(out), parent, parent.full, weights, source.config, source.companions, behind)
@@ -146,7 +138,7 @@ def init_family(
         family = Family.of(
             parent,
             subnets,
-            axes=axes,
+            axes=config.resolve_axes(parent),
             budgets=config.budgets,
             ranking_digest=None if read is None else read.digest,
             provenance=provenance,
@@ -182,6 +174,15 @@ def _ranking(
     if config.shapes_file is not None:
         read_members(config.shapes_file, parent, config)
     return rank_streamed(source, sequences, RankOptions.of(config, source.parent))
+
+
+def _weights(source: Source, parent: Parent, ranking: Ranking | None) -> tuple[Weights, Weights]:
+    """The weights of a parent, sorted where there is a ranking, and those of layers that predict further tokens."""
+    if ranking is None:
+        return cut_weights(source, source.held), cut_behind(source, source.held)
+    from .sorted_weights import sorted_weights
+
+    return sorted_weights(source, parent, ranking)
 
 
 def _members(parent: Parent, config: ElasticConfig, ranking: Ranking | None) -> tuple[dict[str, Subnet], Space]:
