@@ -10,17 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.study.nemo_runs import SIZES
 from benchmarks.study.results import markdown, spread
 
+#: of the families, as shares of the parent's parameters
+SIZES = {"85": 0.85, "72": 0.72, "50": 0.5}
 Results = Mapping[str, dict[str, Any]]
-#: first part of a run's name -> what it is; the kept results have two ways that are no longer run
+#: first part of a run's name -> what it is
 MAKERS = {
     "ours": "ours: all sizes in one run",
     "alone": "our shapes, each size alone",
     "modelopt": "ModelOpt + `llm.distill`, each size alone",
-    "minitron": "ModelOpt 0.47's search + `llm.distill`, each size alone",
-    "scratch": "from scratch, each size alone",
+    "after": "each size out of the size before",
+    "scratch": "our shapes from scratch, each size alone",
 }
 UNITS = {"tokens": "tokens", "flops": "FLOPs", "cpu_seconds": "CPU seconds"}
 
@@ -28,14 +29,15 @@ UNITS = {"tokens": "tokens", "flops": "FLOPs", "cpu_seconds": "CPU seconds"}
 def named(results: Results, way: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(steps, results that together have all sizes) of every number of steps and seed that is complete.
 
-    `way-steps-seed` makes all sizes, `way-size-steps-seed` one.
+    `way-steps-seed` makes all sizes, `way-size-steps-seed` one of those that the way has.
     """
+    sizes = {size for size in SIZES if any(name.startswith(f"{way}-{size}-") for name in results)} or {*SIZES}
     levels = sorted({(r["steps"], r["seed"]) for name, r in results.items() if name.startswith(f"{way}-")})
     for steps, seed in levels:
         whole = f"{way}-{steps}-{seed}"
-        names = [whole] if whole in results else [f"{way}-{size}-{steps}-{seed}" for size in SIZES]
+        names = [whole] if whole in results else [f"{way}-{size}-{steps}-{seed}" for size in sizes]
         family = [results[name] for name in names if name in results]
-        if SIZES.keys() <= losses_of(family).keys():
+        if sizes <= losses_of(family).keys():
             yield steps, family
 
 
@@ -113,8 +115,27 @@ def ratios(results: Results) -> str:
     """Baselines' spending over that of our runs, at equal loss of every size."""
     rows = []
     for steps, seed, name in sorted((r["steps"], r["seed"], n) for n, r in results.items() if n.startswith("ours-")):
-        for way in ("modelopt", "minitron", "alone"):
+        for way in ("modelopt", "alone"):
             cells = [ratio(results, name, way, seed, unit) for unit in UNITS]
             if all(cells):
                 rows.append([MAKERS[way], str(steps), str(seed), *cells])
     return markdown(["spent over ours, at our losses", "our steps", "seed", *UNITS.values()], rows)
+
+
+def rates(results: Results) -> str:
+    """Losses of every way and size at the peak rates that were tried, the least in bold."""
+    tried: dict[tuple[str, str], dict[float, float]] = {}
+    for name, result in results.items():
+        if name.startswith("rate-"):
+            _, way, *size, lr, _, _ = name.split("-")
+            losses = [loss for member, loss in result["losses"].items() if member in SIZES]
+            tried.setdefault((way, size[0] if size else "mean"), {})[float(lr)] = statistics.mean(losses)
+    columns = sorted({lr for of in tried.values() for lr in of})
+    rows = []
+    for (way, size), of in sorted(tried.items(), key=lambda item: [*MAKERS].index(item[0][0])):
+        best = min(of, key=lambda lr: of[lr])
+        cells = [f"{of[lr]:.3f}" if lr in of else "" for lr in columns]
+        rows.append(
+            [MAKERS[way], size, *(f"**{c}**" if lr == best else c for lr, c in zip(columns, cells, strict=True))]
+        )
+    return markdown(["way", "size", *(f"{lr:g}" for lr in columns)], rows)

@@ -33,6 +33,7 @@ AXES: dict[str, Any] = {
     "attention_heads": [8, 6, 4],
     "depth": [5, 4],
 }
+SIZES = {"72": 0.72, "50": 0.50}
 #: documents of each split; `train` is the parent's, `train_long` the families'
 DOCUMENTS = {"train": 6144, "train_long": 1024, "val": 256}
 #: steps of the parent, which learns to look things up in short documents and then in long ones, and of both stages
@@ -127,7 +128,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             runs.run(
                 f"context-{name}-{seed}", stages[0][0], seed,
                 lambda out, stages=stages, seed=seed: train_family(
-                    ground, out, block(AXES), stages, seed, LR, lambda model, m: answers(model, ground.data, m)
+                    ground, out, block(AXES, SIZES), stages, seed, LR, lambda model, m: answers(model, ground.data, m)
                 ),
             )  # fmt: skip
     return runs.results

@@ -6,8 +6,8 @@ ModelOpt prunes to widths in NVIDIA's proportions (`modelopt_targets`). Its rele
 megatron-core 0.19 alone, so it runs in Megatron-Bridge's environment, that of `make .venv-bridge/.stamp` or the one
 whose python `NEMO_ELASTIC_BRIDGE_PYTHON` names. The pruned model becomes a NeMo checkpoint of the parent's classes.
 
-Theirs: importance by activations over `samples` training sequences, layers by 1 - cosine of input and output, all in
-one shot; then `llm.distill` with its defaults: forward KL of logits at temperature 1, no
+Theirs: importance by activations over `samples` training sequences, once for all sizes, layers by 1 - cosine of input
+and output, all in one shot; then `llm.distill` with its defaults: forward KL of logits at temperature 1, no
 cross-entropy, no intermediate layers, the parent as frozen teacher.
 
 Ours, because this is a comparison on a CPU: optimizer, schedule, data order and batch are those of every other run
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.study import modelopt_targets
+from benchmarks.study.nemo_runs import launch, write_checkpoint
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.io.outputs import atomic_dir
@@ -35,8 +36,8 @@ from nemo_elastic.io.outputs import atomic_dir
 ROOT = Path(__file__).parents[2]
 #: variable that names the python of Megatron-Bridge's environment
 PYTHON = "NEMO_ELASTIC_BRIDGE_PYTHON"
-#: training sequences that importance is measured on, NeMo's default
-SAMPLES = 1024
+#: training sequences that importance is measured on, as many as for the family (NeMo's default is 1,024)
+SAMPLES = 64
 #: variables by which a process that trained is part of its own run: another process must not find them
 _OWN = ("NVTE_", "MASTER_", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE")
 
@@ -62,6 +63,7 @@ def prune(
     data: Path,
     seq_length: int,
     seed: int,
+    scores: Path,
     samples: int = SAMPLES,
 ) -> Path:
     """Let ModelOpt cut a NeMo checkpoint.
@@ -74,17 +76,22 @@ def prune(
         data: folder made by `nemo-elastic data`.
         seq_length: tokens per sequence.
         seed: of the order of the training sequences.
+        scores: folder of the importance: the first cut measures and writes it, the next ones read it.
         samples: first training sequences that importance is measured on.
 
     Raises:
         ElasticError: there is no environment of Megatron-Bridge.
         RuntimeError: it failed; the message ends with what it printed.
     """
+    import torch
+
+    from tests.support.states import from_megatron
+
     python = bridge_python()
     with tempfile.TemporaryDirectory() as place:
         np.save(Path(place, "importance"), training_tokens(data, seq_length, samples, seed))
         job = {"parent": str(parent_checkpoint.resolve()), "out": str(Path(place, "pruned")), "sizes": dict(sizes),
-               "importance": str(Path(place, "importance.npy"))}  # fmt: skip
+               "importance": str(Path(place, "importance.npy")), "scores": str(scores.resolve())}  # fmt: skip
         file = Path(place, "job.json")
         file.write_text(json.dumps(job))
         done = subprocess.run(
@@ -98,7 +105,9 @@ def prune(
         if done.returncode:
             raise RuntimeError(f"pruning to {sizes} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
         with atomic_dir(out, force=False) as folder:
-            write_checkpoint(folder, Path(job["out"]), parent_checkpoint, Path(place))
+            shape, cut = Parent.from_json(facts(Path(job["out"]))["sizes"]), Path(job["out"], "weights.pt")
+            tensors = from_megatron(shape, shape.full, torch.load(cut, weights_only=True))
+            write_checkpoint(folder, shape, tensors, parent_checkpoint, Path(place))
             shutil.copy(Path(job["out"], "pruned.json"), folder)
     return out
 
@@ -107,8 +116,8 @@ def prune_to_ratio(parent_checkpoint: Path, out: Path, ratio: float, **settings:
     """Prune to a share of the parameters in NVIDIA's proportions (`modelopt_targets`), within 2%.
 
     Which layers ModelOpt drops decides what widths fit, and only dropping them tells: where NVIDIA's own cut dropped
-    some, depth is cut first by itself, to see. Both cuts start from the parent and measure alike, so they drop the
-    same layers.
+    some, depth is cut first by itself, to see. Both cuts start from the parent and from the same scores, so they drop
+    the same layers.
 
     Args:
         parent_checkpoint, out: see `prune`.
@@ -144,29 +153,6 @@ def training_tokens(data: Path, seq_length: int, sequences: int, seed: int) -> n
     return dataset_tokens(module._train_ds, sequences)[0].cpu().numpy()
 
 
-def write_checkpoint(folder: Path, pruned: Path, parent: Path, place: Path) -> None:
-    """The pruned model as a NeMo checkpoint: its weights, and the parent's context with the sizes that it has."""
-    import torch
-    from nemo.lightning import io
-    from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
-
-    from nemo_elastic.formats.megatron.shape import stock_sizes
-    from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
-    from tests.support.states import from_megatron
-
-    shape = Parent.from_json(facts(pruned)["sizes"])
-    tensors = from_megatron(shape, shape.full, torch.load(pruned / "weights.pt", weights_only=True))
-    # of stock classes, which a CPU cannot run: the weights are right, the context is the parent's
-    stock = write_nemo_checkpoint(place / "stock", shape, shape.full, tensors)
-    shutil.move(stock / "weights", folder / "weights")
-    context: Any = io.load_context(path=ckpt_to_context_subdir(parent))
-    config = context.model.__io__.config
-    sizes = stock_sizes(shape, shape.full)
-    for field in sizes.keys() - {"vocab_size", "layernorm_epsilon", "share_embeddings_and_output_weights"}:
-        setattr(config, field, sizes[field])
-    context.io_dump(folder / "context", yaml_attrs=["model"])
-
-
 def facts(pruned: Path) -> dict[str, Any]:
     """What the process that pruned wrote down: modelopt (its version), sizes, parameters, measured_tokens, cpu_seconds
     (without imports).
@@ -182,8 +168,6 @@ def distill(student: Path, teacher: Path, out: Path, recipe: Any) -> Path:
     """
     import nemo_run as run
     from nemo.collections import llm
-
-    from benchmarks.study.nemo_runs import launch
 
     task = run.Partial(
         llm.distill,

@@ -29,7 +29,8 @@ def cut(job: dict[str, Any], prune: Any) -> None:
     """Prune `job["parent"]` and write `job["out"]`: `weights.pt` by megatron-core's names, and `pruned.json`.
 
     Args:
-        job: parent, out, importance (file of tokens, [n, s]), sizes (ModelOpt's `export_config`).
+        job: parent, out, importance (file of tokens, [n, s]), scores (folder that keeps what was measured on them),
+            sizes (ModelOpt's `export_config`).
         prune: ModelOpt's, see `modelopt_layers.prepare_modelopt`.
     """
     import numpy as np
@@ -42,12 +43,19 @@ def cut(job: dict[str, Any], prune: Any) -> None:
     from nemo_elastic.megatron.dist_checkpoint import process_group
 
     used = time.process_time()  # imports are start-up, not work, here as for every other job
-    measured, whole = torch.as_tensor(np.load(job["importance"])), read_shapes(job["parent"]).parent
+    tokens, whole = torch.as_tensor(np.load(job["importance"])), read_shapes(job["parent"]).parent
     with process_group(), cuda_as_cpu():
         parallel_state.initialize_model_parallel()
         model = load(job["parent"], whole)
         mode = ("mcore_minitron", {"megatron.core.models.hybrid.HybridModel": STEPS})
-        config = {"forward_loop": lambda m: [forward(m, tokens) for tokens in measured.split(BATCH)]}
+        seen: list[int] = []  # tokens; ModelOpt does not call the loop where it finds scores
+
+        def measure(m: Any) -> None:
+            for rows in tokens.split(BATCH):
+                forward(m, rows)
+                seen.append(rows.numel())
+
+        config = {"forward_loop": measure, "scores_path": job["scores"]}
         prune.prune(model, mode=[mode], constraints={"export_config": job["sizes"]}, dummy_input=None, config=config)
         tensors = {name: p.detach().clone() for name, p in named_parameters(model)}
         parallel_state.destroy_model_parallel()
@@ -56,7 +64,7 @@ def cut(job: dict[str, Any], prune: Any) -> None:
         "modelopt": version("nvidia-modelopt"),
         "sizes": {**whole.to_json(), **fields, "pattern": model.hybrid_layer_pattern},
         "parameters": sum(p.numel() for p in tensors.values()),
-        "measured_tokens": measured.numel(),
+        "measured_tokens": sum(seen),
         "cpu_seconds": time.process_time() - used,
     }
     out = Path(job["out"])

@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ from nemo_elastic.core.family import Parent, Subnet
 PARENT_LR, ORDER = 3e-3, 1234
 #: the most held-out tokens of a loss
 TOKENS = 65536
-#: sizes of the families, as shares of the parent's parameters
-SIZES = {"72": 0.72, "50": 0.50}
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,10 @@ class Batch:
         return self.sequences * self.length
 
 
-def block(axes: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
-    """An elastic block of the studies; `changes` are its own fields."""
+def block(axes: Mapping[str, Any], sizes: Mapping[str, float], **changes: Any) -> dict[str, Any]:
+    """An elastic block of the studies: sizes as shares of the parent's parameters, and the block's other fields."""
     return {
-        "budgets": [{"name": "full"}, *({"name": n, "ratio": r} for n, r in SIZES.items())],
+        "budgets": [{"name": "full"}, *({"name": n, "ratio": r} for n, r in sizes.items())],
         "axes": axes,
         "importance": {"samples": 64, "depth_samples": 8},
         "shapes": "search",
@@ -91,19 +89,21 @@ class NemoGround:
         data: folder of tokens.
         split: that families train on.
         parent: checkpoint of the trained parent.
+        sizes: fields of the config that the parent has otherwise.
     """
 
     model: type
     data: Path
     split: str = "train"
     parent: Path | None = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> Parent:
         """The parent's, with the FFN stripes of the studies' blocks."""
         from nemo_elastic.formats.megatron.shape import parent_of
 
-        config = self.model()
+        config = self.model(**self.sizes)
         return replace(parent_of(config, config.vocab_size), ffn_stripes=8)
 
     def recipe(
@@ -118,7 +118,7 @@ class NemoGround:
             self.data, out, steps=steps, seq_length=batch.length, micro_batch_size=batch.sequences,
             global_batch_size=batch.sequences, lr=lr, warmup_steps=max(1, (total or steps) // 20), min_ratio=0.1,
             split=split or self.split, label=out.name, eval_sequences=8, seed=ORDER + seed,
-            config=run.Config(self.model),
+            config=run.Config(self.model, **self.sizes),
         )  # fmt: skip
 
 
@@ -156,11 +156,12 @@ def train_parent(
 
 def train_family(
     ground: NemoGround, out: Path, block: Mapping[str, Any], stages: Sequence[tuple[int, Batch]], seed: int, lr: float,
-    ask: Callable[[Any, Subnet], Any] | None = None,
+    ask: Callable[[Any, Subnet], Any] | None = None, part: str = REPORTED,
 ) -> dict[str, Any]:  # fmt: skip
     """A nested family of the parent, distilled from it in one run of some stages, each of steps and a batch.
 
-    A member whose weight is 0 in the block's sampling is not evaluated; `ask` is asked of the others.
+    A member whose weight is 0 in the block's sampling is not evaluated; `ask` is asked of the others, whose losses are
+    on a part of the held-out text.
     """
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
@@ -185,7 +186,7 @@ def train_family(
     before += 0.0 if config.ranking else ranking_flops(whole, config, stages[0][1].length)
     trained = {name: m for name, m in members.items() if block.get("sampling", {}).get(name) != 0}
     return {
-        "losses": heldout(model, ground.data, length, trained),
+        "losses": heldout(model, ground.data, length, trained, part=part),
         "shapes": {name: member.to_json() for name, member in members.items()},
         "ranking": config.ranking or str(out / "stage1" / "elastic" / "ranking"),
         "tokens": sum(steps * batch.tokens for steps, batch in stages),
@@ -216,16 +217,47 @@ def dense(checkpoint: Path, shape: Parent) -> Any:
     return NemotronH(shape, dict(open_source(checkpoint).weights.as_torch()), trainable=False)
 
 
+def write_checkpoint(folder: Path, shape: Parent, tensors: Mapping[str, Any], parent: Path, place: Path) -> Path:
+    """A plain model as a NeMo checkpoint: its tensors by HF name, the parent's context with the model's sizes."""
+    from nemo.lightning import io
+    from nemo.lightning.ckpt_utils import ckpt_to_context_subdir
+
+    from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
+
+    # of stock classes, which a CPU cannot run: the weights are right, the context is the parent's
+    stock = write_nemo_checkpoint(place / "stock", shape, shape.full, dict(tensors))
+    shutil.move(stock / "weights", folder / "weights")
+    context: Any = io.load_context(path=ckpt_to_context_subdir(parent))
+    for name, value in config_sizes(shape, shape.full).items():
+        setattr(context.model.__io__.config, name, value)
+    context.io_dump(folder / "context", yaml_attrs=["model"])
+    return folder
+
+
+def config_sizes(parent: Parent, member: Subnet) -> dict[str, Any]:
+    """Fields of a config for a model of a member's sizes."""
+    from nemo_elastic.formats.megatron.shape import stock_sizes
+
+    same = ("vocab_size", "layernorm_epsilon", "share_embeddings_and_output_weights")
+    return {name: value for name, value in stock_sizes(parent, member).items() if name not in same}
+
+
 def heldout(
-    model: Any, data: Path, length: int, members: Mapping[str, Subnet | None], tokens: int = TOKENS
+    model: Any,
+    data: Path,
+    length: int,
+    members: Mapping[str, Subnet | None],
+    tokens: int = TOKENS,
+    part: str = REPORTED,
 ) -> dict[str, float]:
-    """Cross-entropy of each member in nats per held-out token, on the half of the text that no rate is chosen by."""
+    """Cross-entropy of each member in nats per token of a part of the held-out text: `REPORTED`, or `TUNED`, which
+    chooses rates."""
     from nemo_elastic.data.folder import DataFolder
     from nemo_elastic.evaluation.scoring import perplexity
 
-    part = held_out_parts(DataFolder.open(data).tokens("val"))[REPORTED]
+    text = held_out_parts(DataFolder.open(data).tokens("val"))[part]
     return {
-        name: perplexity(lambda t, m=member: model(t, m), part, length, max_tokens=tokens).nats
+        name: perplexity(lambda t, m=member: model(t, m), text, length, max_tokens=tokens).nats
         for name, member in members.items()
     }
 

@@ -24,11 +24,10 @@ LAYERS = 10
 def main(folder: Path) -> None:
     import torch
 
-    from benchmarks.study.modelopt_baseline import distill, write_checkpoint
-    from benchmarks.study.nemo_runs import dense, launch
+    from benchmarks.study.modelopt_baseline import distill
+    from benchmarks.study.nemo_runs import dense, launch, write_checkpoint
     from nemo_elastic.data.build import build_data
     from nemo_elastic.demo.quiet import quiet
-    from nemo_elastic.formats.adapter import to_megatron
     from nemo_elastic.formats.megatron.stored import read_shapes
     from nemo_elastic.hosts.nemo.tiny.recipe import tiny_recipe
 
@@ -44,13 +43,10 @@ def main(folder: Path) -> None:
     tokens = torch.randint(512, (2, 33), generator=torch.Generator().manual_seed(0))
     record: dict[str, Any] = {}
     for name, member in (("full", shape.full), ("small", shape.uniform(range(LAYERS), **WIDTHS))):
-        left, out = folder / f"left_{name}", folder / name  # as the process that prunes leaves a model
+        place, out = folder / f"place_{name}", folder / name
         sizes = replace(shape, pattern=member.pattern, **(WIDTHS if name == "small" else {}))
-        left.mkdir()
-        torch.save(to_megatron(shape, member, plain.submodel(member).state_dict()), left / "weights.pt")
-        (left / "pruned.json").write_text(json.dumps({"sizes": sizes.to_json()}))
         out.mkdir()
-        write_checkpoint(out, left, parent, left)
+        write_checkpoint(out, sizes, plain.submodel(member).state_dict(), parent, place)
         written = read_shapes(out).parent
         with torch.no_grad():
             difference = (plain(tokens, member) - dense(out, written)(tokens)).abs().max()

@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
 
     def run(name: str, sizes: dict[str, int]) -> tuple[dict[str, Any], Any]:
         job = {"parent": str(checkpoint), "out": str(folder / name), "sizes": sizes,
-               "importance": str(folder / "tokens.npy")}  # fmt: skip
+               "importance": str(folder / "tokens.npy"), "scores": str(folder / "scores")}  # fmt: skip
         cut(job, prune)
         data = json.loads((folder / name / "pruned.json").read_text())
         shape = Parent.from_json(data["sizes"])

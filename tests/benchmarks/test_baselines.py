@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 from benchmarks.study import baselines, baselines_table, context, real
-from benchmarks.study.baselines import AXES, BLOCK
+from benchmarks.study.baselines import AXES, BLOCK, axes_within
+from benchmarks.study.baselines_table import SIZES
 from benchmarks.study.modelopt_baseline import PYTHON
 from benchmarks.study.nemo_runs import (
     Batch,
@@ -25,7 +27,7 @@ from benchmarks.study.nemo_runs import (
     search_flops,
     step_flops,
 )
-from benchmarks.study.results import TUNED, held_out_parts
+from benchmarks.study.results import TUNED, held_out_parts, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -49,7 +51,7 @@ def test_the_flops_of_a_run_are_its_samples_pitfall_12() -> None:
     assert step_flops(WHOLE, config, actual, steps, batch) == pytest.approx(by_hand, rel=1e-12)
     tried = [{"cost": parameters(WHOLE, WHOLE.full)}]
     assert search_flops(WHOLE, config, tried, batch.length) == 2 * 1024 * each[0]
-    assert search_flops(WHOLE, ElasticConfig.from_dict(block(AXES, shapes="even")), [], batch.length) == 0
+    assert search_flops(WHOLE, ElasticConfig.from_dict(block(AXES, SIZES, shapes="even")), [], batch.length) == 0
 
 
 def test_losses_are_of_text_that_no_rate_is_chosen_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,18 +87,41 @@ def test_a_ratio_adds_up_the_baselines_sizes() -> None:
         seen[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(baselines_table.UNITS, tokens)
 
     seen: dict[str, dict] = {}
-    one("ours-9-0", {"full": 1.0, "72": 2.0, "50": 3.0}, 300)
+    one("ours-9-0", {"full": 1.0, "85": 1.5, "72": 2.0, "50": 3.0}, 300)
+    one("modelopt-85-1-0", {"85": 1.6}, 50)
+    one("modelopt-85-2-0", {"85": 1.5}, 100)
     one("modelopt-72-1-0", {"72": 2.5}, 100)
     one("modelopt-72-2-0", {"72": 2.0}, 200)
     one("modelopt-50-1-0", {"50": 3.0}, 400)
     one("modelopt-50-2-0", {"50": 2.9}, 800)
-    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == f"<{600 / 300:.2f}"
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == f"<{700 / 300:.2f}"
     one("modelopt-50-0-0", {"50": 3.5}, 200)
-    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == "2.00"
+    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == "2.33"
     title = baselines_table.MAKERS["modelopt"]
-    assert f"| {title} | 9 | 0 | 2.00 | 2.00 | 2.00 |" in baselines_table.ratios(seen)
+    assert f"| {title} | 9 | 0 | 2.33 | 2.33 | 2.33 |" in baselines_table.ratios(seen)
     text = baselines_table.ways({n: r | {"flops_before_training": 0.0} for n, r in seen.items()})
-    assert f"| {title} | 1 | 1 | 0k | 0.00 | 500 |  | 2.500 | 3.000 |" in text
+    assert f"| {title} | 1 | 1 | 1k | 0.00 | 550 |  | 1.600 | 2.500 | 3.000 |" in text
+
+
+def test_rates_that_were_tried_are_a_table_of_their_own() -> None:
+    seen: dict[str, dict[str, Any]] = {
+        baselines._name("alone-72", 9, 0, lr): {"losses": {"72": loss}, "seed": 0, "steps": 9}
+        for lr, loss in ((6e-5, 2.0), (5e-4, 1.0))
+    }
+    seen[baselines._name("ours", 9, 0, 5e-4)] = {"losses": {"full": 9.0, "72": 1.0, "50": 3.0}, "seed": 0, "steps": 9}
+    assert baselines_table.rates(seen).splitlines()[2:] == [
+        f"| {baselines_table.MAKERS['ours']} | mean |  | **2.000** |",
+        f"| {baselines_table.MAKERS['alone']} | 72 | 2.000 | **1.000** |",
+    ]
+    assert baselines_table.ways(seen) == markdown([], [])
+
+
+def test_a_size_is_cut_out_of_the_size_before_within_its_widths() -> None:
+    smaller = replace(WHOLE, pattern="M-M*-M-M*", hidden=224, ffn=960)
+    axes = axes_within(smaller)
+    assert ElasticConfig.from_dict(block(axes, {"50": 0.7})).resolve_axes(smaller)
+    assert (axes["hidden"][0], axes["ffn"]["choices"][0], axes["depth"][0]) == (224, 960, 9)
+    assert axes["mamba_heads"] == AXES["mamba_heads"]
 
 
 def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
@@ -111,5 +136,5 @@ def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
 @pytest.mark.parametrize("study", [baselines, context, real])
 def test_the_documented_tables_are_those_of_the_kept_results(study: Any) -> None:
     name = study.__name__.rpartition(".")[2]
-    table = study.study(SimpleNamespace(kept=True))
+    table = study.study(SimpleNamespace(kept=True, rates=False))
     assert table == (TABLES / f"study_{name}.md").read_text()
