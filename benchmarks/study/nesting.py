@@ -58,20 +58,16 @@ class Way:
         together: every step trains all sizes on one micro-batch, under one forward of the teacher.
         rows: of a micro-batch.
         tokens: of what each size alone has in all, for runs of fewer; None spends the FLOPs.
-        peak: share of the plain way's best rate.
     """
 
     whole: float = 0.25
     together: bool = False
     rows: int = ROWS
     tokens: float | None = None
-    peak: float = 1.0
 
 
 WAYS = {
     EVEN: Way(),
-    "every size as often, half the rate": Way(peak=0.5),
-    "every size as often, a quarter of the rate": Way(peak=0.25),
     "the whole model in a tenth": Way(whole=0.1),
     "the whole model in four of ten": Way(whole=0.4),
     "all sizes on one micro-batch": Way(together=True),
@@ -270,14 +266,13 @@ def study(args: argparse.Namespace) -> str:
     rates, lr = runs.best_alone(first), runs.best_even(first)
     before = [runs.run(UNTRAINED, "", seed, 0.0) for seed in args.seeds]
     alone = [runs.run(ALONE, size, seed, rates[size]) for seed in args.seeds for size in SIZES]
-    ways = {name: [runs.run(name, "", seed, lr * WAYS[name].peak) for seed in args.seeds] for name in args.ways}
+    ways = {name: [runs.run(name, "", seed, lr) for seed in args.seeds] for name in args.ways}
     shape, length = runs.ground.shape, runs.family(first).length
     best = ", ".join(f"{size} {own:g}" for size, own in rates.items())
     facts = (
         f"A parent of {parameters(shape, shape.full):,} parameters; each size alone takes {args.steps} steps of "
         f"{ROWS * length} tokens at the best of the rates tried ({best}); every way has the FLOPs of the three "
-        f"together, and where it names none the plain way's best rate ({lr:g}, by the mean of its sizes); "
-        f"{len(args.seeds)} seeds; divergences from the parent in nats a token of {runs.ground.of}, and over those of "
-        "each size alone."
+        f"together, and the plain way's best rate ({lr:g}, by the mean of its sizes); {len(args.seeds)} seeds; "
+        f"divergences from the parent in nats a token of {runs.ground.of}, and over those of each size alone."
     )
     return page(before, alone, ways, facts)
