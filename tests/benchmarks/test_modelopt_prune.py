@@ -41,3 +41,10 @@ def test_given_widths_and_depth_are_cut_and_the_layers_are_those_of_depth_alone(
     assert len(kept) == WIDTHS["num_layers"] and all(symbol in whole for symbol in kept)  # a subsequence
     assert kept == results["layers"]["sizes"]["pattern"]
     assert results["given"]["parameters"] == results["given_count"]
+
+
+def test_importance_is_measured_for_the_first_size_alone(results: dict[str, Any]) -> None:
+    from tests.benchmarks.prune_worker import LENGTH, SEQUENCES
+
+    tokens = [results[name]["measured_tokens"] for name in ("full", "given", "layers")]
+    assert tokens == [SEQUENCES * LENGTH, 0, 0]
