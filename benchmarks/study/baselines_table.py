@@ -132,7 +132,9 @@ def rates(results: Results) -> str:
             tried.setdefault((way, size[0] if size else "mean"), {})[float(lr)] = statistics.mean(losses)
     columns = sorted({lr for of in tried.values() for lr in of})
     rows = []
-    for (way, size), of in sorted(tried.items(), key=lambda item: [*MAKERS].index(item[0][0])):
+    order = [(way, size) for way in MAKERS for size in ("mean", *SIZES)]
+    for way, size in filter(tried.__contains__, order):
+        of = tried[way, size]
         best = min(of, key=lambda lr: of[lr])
         cells = [f"{of[lr]:.3f}" if lr in of else "" for lr in columns]
         rows.append(
