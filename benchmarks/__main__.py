@@ -39,16 +39,11 @@ class Benchmark:
 #: name of a table -> what makes it, in the order of the page
 BENCHMARKS = {
     "bench_step": Benchmark("bench_step"),
-    "bench_distill": Benchmark("bench_distill"),
     "bench_memory": Benchmark("bench_memory"),
     "bench_runtime": Benchmark("bench_runtime"),
     "bench_slice": Benchmark("bench_slice"),
-    "bench_slice_experts": Benchmark("bench_slice", ("--experts",)),
-    "bench_slice_quantized": Benchmark("bench_slice", ("--quantized",)),
     "slice_12b": Benchmark("bench_slice", ("--layers", "62"), usual=False),
-    "slice_12b_quantized": Benchmark("bench_slice", ("--quantized", "--layers", "62", "--rounds", "1"), usual=False),
     "bench_plan_memory": Benchmark("bench_plan_memory", python=BRIDGE, usual=False),
-    "bench_latency": Benchmark("bench_latency", ("--vllm", str(VLLM)), usual=False),
     "bench_serve": Benchmark("serving", ("--vllm", str(VLLM)), usual=False),
 }
 

@@ -8,9 +8,8 @@ One sequence of 4k, 8k and 16k tokens, forward and backward, in a process of its
 of the resident memory above what the process has with models and gradients in place. Stock is the same layers without
 elasticity. NeMo's Mamba models have no recomputation: "with recomputation" lends them ours, a layer keeps its input
 alone, so that what is left between it and "elastic, both" is the loss. The slope is that of the line through the outer
-points; beside it stands how far the middle point is off that line. Loss by chunks alone ends at 8k, and what the first
-two points say would not fit into this machine's memory is not tried. Ends with exit code 1 if a target is missed.
-Linux only: it reads /proc.
+points; the last column has the distance of the middle point from that line. Loss by chunks alone ends at 8k. Ends with
+exit code 1 if a target is missed. Linux only: it reads /proc.
 """
 
 from __future__ import annotations
@@ -21,16 +20,15 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from benchmarks.bench_distill import modelopt_loss
 from benchmarks.output import arguments, deliver, markdown
 from benchmarks.output import resident as in_memory
 from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent
 from nemo_elastic.plan import preset
 from tests.support.models import build, start
 
@@ -38,12 +36,7 @@ LENGTHS = (4096, 8192, 16384)
 MIB = 2**20
 SHARE, OFF = 0.5, 0.05  # targets: at most, of the slope of llm.distill with recomputation; off the line
 
-TINY = replace(preset("nemotron-h-tiny"), vocab=1024, ffn_stripes=8)
-#: most of its parameters are in embedding and head, as in small models of a large vocabulary
-LARGE = Parent(
-    "M-M*-", hidden=896, vocab=40960, ffn=3584, mamba_heads=28, mamba_head_dim=64, mamba_groups=2,
-    state=128, attention_heads=14, kv_heads=2, attention_head_dim=64, ffn_stripes=8,
-)  # fmt: skip
+PARENT = replace(preset("nemotron-h-tiny"), vocab=1024, ffn_stripes=8)
 
 
 @dataclass(frozen=True)
@@ -71,30 +64,25 @@ WAYS = {
 }
 
 
-def size(parent: Parent) -> str:
-    """What a model is called here: its parameters."""
-    return f"{parameters(parent, parent.full) / 1e6:.2g}M"
-
-
-def vocabulary(parent: Parent) -> float:
-    """The share of a model's parameters in embedding and head."""
-    return (1 if parent.tied else 2) * parent.vocab * parent.hidden / parameters(parent, parent.full)
-
-
-#: model, its shape, and the ways that are measured of it
-MODELS = {size(TINY): (TINY, tuple(WAYS)), size(LARGE): (LARGE, (DISTILL, FAIR, OURS))}
-
-
-def models(parent: Parent, way: Way) -> tuple[Any, Any]:
+def models(way: Way) -> tuple[Any, Any]:
     """Student in training mode with gradients in place, and teacher or None."""
     more: dict[str, Any] = {}
     if way.recompute:
         more = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    student = build(parent, elastic=way.elastic, **more).train()
+    student = build(PARENT, elastic=way.elastic, **more).train()
     for p in student.parameters():
         p.grad = torch.zeros_like(p).fill_(0.0)  # touched: it is there before
-    teacher = build(parent, elastic=False, seed=1).eval().requires_grad_(False) if way.teacher else None
+    teacher = build(PARENT, elastic=False, seed=1).eval().requires_grad_(False) if way.teacher else None
     return student, teacher
+
+
+def modelopt_loss(student_sbv: torch.Tensor, teacher_sbv: torch.Tensor) -> torch.Tensor:
+    """ModelOpt's LogitsKLLoss for Megatron, which NeMo's `llm.distill` runs, summed over tokens."""
+    from modelopt.torch.distill.plugins.megatron import LogitsKLLoss
+
+    config: Any = SimpleNamespace(tensor_model_parallel_size=1)
+    losses_bs, *_ = LogitsKLLoss(config)(student_sbv, teacher_sbv)
+    return losses_bs.sum()
 
 
 def loss_of(way: Way, student: Any, teacher: Any, tokens_bs: torch.Tensor, labels_bs: torch.Tensor) -> torch.Tensor:
@@ -132,12 +120,12 @@ def give_back_at_once() -> None:
             raise OSError(f"mallopt({option}, {value}) is refused: this benchmark needs glibc")
 
 
-def resident(model: str, way: str, length: int) -> dict[str, float]:
+def resident(way: str, length: int) -> dict[str, float]:
     """Peak of the resident bytes of one step above what was there, its seconds and its loss."""
     give_back_at_once()
     start()
     torch.set_num_threads(2)
-    held = models(MODELS[model][0], WAYS[way])
+    held = models(WAYS[way])
     step(WAYS[way], *held, 64)  # threads and their buffers are no step's
     for p in held[0].parameters():
         p.grad.zero_()
@@ -162,72 +150,52 @@ def line(sizes: dict[int, int]) -> tuple[float, float | None]:
     return slope, sizes[middle[0]] / (sizes[low] + slope * (middle[0] - low)) - 1 if middle else None
 
 
-def fits(sizes: dict[int, int], length: int) -> bool:
-    """Whether the points before say that a length fits into the memory that is free."""
-    if len(sizes) < 2:
-        return True
-    slope, _ = line(sizes)
-    free = next(row for row in Path("/proc/meminfo").read_text().splitlines() if row.startswith("MemAvailable"))
-    return sizes[max(sizes)] + slope * (length - max(sizes)) < 0.9 * 1024 * int(free.split()[1])
-
-
-def measure() -> dict[str, dict[str, dict[int, int]]]:
-    """Bytes by model, way and length; ways with a teacher must agree about the loss."""
+def measure() -> dict[str, dict[int, int]]:
+    """Bytes by way and length; ways with a teacher must agree about the loss."""
     from modelopt.torch.distill.plugins import megatron  # noqa: F401  # once for all processes
 
     import nemo_elastic.megatron.vocabulary  # noqa: F401
 
-    figures: dict[str, dict[str, dict[int, int]]] = {}
-    for model, (_, ways) in MODELS.items():
-        losses: dict[int, float] = {}
-        for way in ways:
-            sizes = figures.setdefault(model, {}).setdefault(way, {})
-            for n in WAYS[way].lengths:
-                if not fits(sizes, n):
-                    continue
-                point = apart(resident, model, way, n)
-                sizes[n] = int(point["bytes"])
-                if WAYS[way].teacher and abs(point["loss"] / losses.setdefault(n, point["loss"]) - 1) > 1e-4:
-                    raise SystemExit(f"{model}, {way}, {n} tokens: a loss of {point['loss']}, not {losses[n]}")
-                message = f"{model}, {way}, {n} tokens: {sizes[n] / MIB:.0f} MiB in {point['seconds']:.0f} s"
-                print(f"  {message}", file=sys.stderr, flush=True)
+    figures: dict[str, dict[int, int]] = {}
+    losses: dict[int, float] = {}
+    for name, way in WAYS.items():
+        sizes = figures.setdefault(name, {})
+        for n in way.lengths:
+            point = apart(resident, name, n)
+            sizes[n] = int(point["bytes"])
+            if way.teacher and abs(point["loss"] / losses.setdefault(n, point["loss"]) - 1) > 1e-4:
+                raise SystemExit(f"{name}, {n} tokens: a loss of {point['loss']}, not {losses[n]}")
+            message = f"{name}, {n} tokens: {sizes[n] / MIB:.0f} MiB in {point['seconds']:.0f} s"
+            print(f"  {message}", file=sys.stderr, flush=True)
     return figures
 
 
-def table(figures: dict[str, dict[str, dict[int, int]]]) -> str:
+def table(figures: dict[str, dict[int, int]]) -> str:
     """The measurements as Markdown."""
-    head = ["model", "way", *(f"{n // 1024}k tokens, MiB" for n in LENGTHS), "KiB per token",
+    head = ["way", *(f"{n // 1024}k tokens, MiB" for n in LENGTHS), "KiB per token",
             "of `llm.distill` with recomputation", "of `llm.distill`", "8k off the line"]  # fmt: skip
-    points = []
-    for model, rows in figures.items():
-        bases = [line(rows[way])[0] for way in (FAIR, DISTILL)]
-        for way, sizes in rows.items():
-            slope, off = line(sizes)
-            missing = "does not fit" if LENGTHS[-1] in WAYS[way].lengths else ""
-            cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else missing for n in LENGTHS]
-            more = [f"{slope / 1024:.1f}", *(f"{slope / base:.2f}" for base in bases)]
-            points.append([model, way, *cells, *more, "" if off is None else f"{off:+.1%}"])
-    models = [
-        [model, f"{parameters(parent, parent.full):,}", f"{vocabulary(parent):.0%}"]
-        for model, (parent, _) in MODELS.items()
-    ]
-    whole = markdown(["model", "parameters", "in embedding and head"], models)
+    bases = [line(figures[way])[0] for way in (FAIR, DISTILL)]
+    rows = []
+    for way, sizes in figures.items():
+        slope, off = line(sizes)
+        cells = [f"{sizes[n] / MIB:.0f}" if n in sizes else "" for n in LENGTHS]
+        more = [f"{slope / 1024:.1f}", *(f"{slope / base:.2f}" for base in bases)]
+        rows.append([way, *cells, *more, "" if off is None else f"{off:+.1%}"])
     verdicts = [f"- {text}: {'met' if met else 'missed'}" for text, met in goals(figures)]
-    return "\n".join([markdown(head, points), whole, *verdicts]) + "\n"
+    return "\n".join([f"{parameters(PARENT, PARENT.full):,} parameters:\n", markdown(head, rows), *verdicts]) + "\n"
 
 
-def goals(figures: dict[str, dict[str, dict[int, int]]]) -> list[tuple[str, bool]]:
+def goals(figures: dict[str, dict[int, int]]) -> list[tuple[str, bool]]:
     """What memory with recomputation and the loss by chunks has to be, and whether it is."""
-    ours = {model: line(rows[OURS]) for model, rows in figures.items()}
-    fair = {model: line(rows[FAIR])[0] for model, rows in figures.items()}
+    (slope, off), (fair, _) = line(figures[OURS]), line(figures[FAIR])
     return [
         (
             f"with both, memory grows no faster than the length: 8k is at most {OFF:.0%} below the line",
-            all(off is not None and off >= -OFF for _, off in ours.values()),
+            off is not None and off >= -OFF,
         ),
         (
             f"with both, a token takes at most {SHARE} of what it takes in `llm.distill` with recomputation",
-            all(slope <= SHARE * fair[model] for model, (slope, _) in ours.items()),
+            slope <= SHARE * fair,
         ),
     ]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError
 
-STUDIES = ("shapes", "baselines", "nesting", "quantize", "context", "latency", "real")
+STUDIES = ("shapes", "baselines", "nesting", "quantize", "real")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the divergence of an untrained member says which shape is best after training, and what other ways find.
+"""Whether the divergence of an untrained member says which shape is best after training.
 
 Each run trains one member of a rotated parent, 1,024 tokens a step, under a schedule that ends with it, and measures
 its divergence from the parent on held-out text: a part of it chooses, another one is reported. Plain torch and one
@@ -21,21 +21,18 @@ import numpy as np
 import torch
 
 from benchmarks.study import grounds
-from benchmarks.study.grounds import Ground, config_of, optimizer_of, rate, windows
-from benchmarks.study.modelopt_targets import depth, targets
+from benchmarks.study.grounds import Ground, config_of, optimizer_of, rate, step, windows
 from benchmarks.study.problems import PARENT_STEPS
 from benchmarks.study.results import KEPT, Kept, markdown
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
-from nemo_elastic.core.cost import flops_per_token, parameters
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import PARENT_WIDTH, Subnet
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.demo.demo_settings import BLOCK
-from nemo_elastic.router import Router
 from nemo_elastic.search import Space, Trial, search
 from nemo_elastic.search.fullest import fullest
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.shaping import obtain_ranking, shape_members, untrained_loss
+from nemo_elastic.train.shaping import obtain_ranking, untrained_loss
 from nemo_elastic.train.training import FamilyTraining
 from tests.train.torch_host import TorchHost
 
@@ -51,14 +48,10 @@ TUNED, REPORTED = 64, 128
 PIECE = 16
 #: share of a budget that a shape may leave unused
 ROOM = 0.05
-#: a run of a budget's shape by its number, of which the first is the search's choice, and the other ways
+#: a run of a budget's shape by its number; the first is the search's choice
 SHAPE = "shape "
-SEARCH = f"{SHAPE}0"
-ROUTER, MODELOPT = "router", "modelopt"
-WAYS = {ROUTER: "the paper's router", MODELOPT: "ModelOpt's shape"}
 #: successive halving of four of the search's shapes: kept results of commit ce34b484, the last that had it
 HALVING = "halving"
-COLUMNS = {**WAYS, HALVING: "halving"}
 AXES: Mapping[str, Mapping[str, Any]] = {
     "demo": BLOCK["axes"],
     "5m": {
@@ -76,8 +69,8 @@ class Result:
     """Of a run.
 
     Attributes:
-        way: a shape alone, `shape 0`, the search's, to `shape 7`; or one of the ways.
-        steps: of its budget's FLOPs, 0 where nothing was trained; lr: the peak rate.
+        way: a shape alone, `shape 0`, the search's, to `shape 7`; or `halving`.
+        steps: 0 where nothing was trained; lr: the peak rate.
         tuned, reported: divergence from the parent at the end, nats per token, of the two parts of the text.
         shape: residual width, layers, share of the parent's parameters.
     """
@@ -165,15 +158,6 @@ class Family:
         first = shapes[: SHAPES - 1]
         return [*first, *(shapes[SHAPES - 1 : SHAPES] if narrowest in first else [narrowest])]
 
-    def modelopt(self, budget: str) -> Subnet:
-        """Widths in the proportions that NVIDIA chose for its own small models, on the layers of our ranking."""
-        shape, ratio = self.parent, BUDGETS[budget]
-        layers = depth(shape, ratio)
-        kept = sorted(set(range(shape.num_layers)) - set(self.space.whole_drop_order[: shape.num_layers - layers]))
-        sizes = targets(replace(shape, ffn_stripes=1), ratio, "".join(shape.pattern[i] for i in kept))
-        widths = {axis: getattr(sizes, axis) for axis in ("hidden", "ffn", "mamba_heads", "mamba_head_dim")}
-        return shape.uniform(kept, **widths)
-
     @torch.no_grad()
     def teacher(self, key: Any, tokens: torch.Tensor) -> torch.Tensor:
         """Log-probabilities of the parent, in fp16: all runs of a seed read the same text."""
@@ -198,54 +182,19 @@ class Family:
             parameters(self.parent, member) / parameters(self.parent, self.parent.full),
         )
 
-    def run(self, budget: str, way: str, steps: int, lr: float, member: Subnet | None = None) -> Result:
-        """Train the member of a budget, of a given shape or by one of the ways."""
-        host = self.host
-        host.model.load_state_dict(self.start)
-        host.step, optimizer = 0, optimizer_of(host.model)
-        done, whole = steps, self.cost(self.parent.full)
-        own = self.cost(member or self.shapes[budget][0])
-        if way == ROUTER:  # as many FLOPs in fewer steps: those under masks cost what the parent costs
-            share = 0.67
-            done = round(steps * (3 * own + whole) / (share * 4 * whole + (1 - share) * (3 * own + whole)))
-        training = self.training(budget, way, max(1, done))
-        members = training.members
-        members.put([self.space.full, member or self.shapes[budget][0]], frozen=way != ROUTER)
-        if members.router is not None:
-            optimizer.add_param_group({"params": list(members.router.parameters()), "weight_decay": 0.0, "own": 1e-2})
-        for step in range(done):
-            shape_members(training, host, self.out)
-            tokens = self.rows[step]
-            teacher = self.teacher(step, tokens)
-            sample = training.next_sample(host)
-            loss, _ = host.loss(training.config.distill, host.student(tokens, sample.choice), teacher, tokens)
-            loss = loss / tokens.numel()
-            (loss if sample.router_loss is None else loss + sample.router_loss).backward()
-            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = group["own"] if "own" in group else lr * rate(step / done)
-            optimizer.step()
-            optimizer.zero_grad()
-            host.step += 1
-        last = members.get()[1]
-        tuned, reported = (self.apart(last, part) for part in ("tuned", "reported"))
-        return Result(self.name, self.seed, budget, way, steps, lr, tuned, reported, self.shape(last))
-
-    def training(self, budget: str, way: str, steps: int) -> FamilyTraining:
-        own = {"budgets": [{"name": "full"}, {"name": budget, "ratio": BUDGETS[budget]}], "sampling": {budget: 1}}
-        more: dict[str, Any] = {"shapes": "even"}
-        if way == ROUTER:
-            more = {"shapes": "router", "router": {"freeze_at": 0.67}}
-        block = {k: v for k, v in self.config.to_dict().items() if k not in ("shapes", "search", "router")}
-        config = ElasticConfig.from_dict(block | own | more)
-        training = FamilyTraining(config, stage=1, steps=steps)
-        router = Router(self.space, config.budgets, config.router, self.seed) if config.router else None
-        training.members = Members(self.parent, 2, router)
-        return training
-
-    def cost(self, member: Subnet) -> float:
-        """Forward FLOPs of a token."""
-        return float(flops_per_token(self.parent, member, LENGTH))
+    def run(self, budget: str, number: int, steps: int, lr: float) -> Result:
+        """Train one shape of a budget."""
+        member, model = self.shapes[budget][number], self.host.model
+        model.load_state_dict(self.start)
+        optimizer = optimizer_of(model)
+        for i in range(steps):
+            tokens = self.rows[i]
+            said = self.host.student(tokens, member)
+            loss, _ = self.host.loss(self.config.distill, said, self.teacher(i, tokens), tokens)
+            step(model, optimizer, loss / tokens.numel(), lr * rate(i / steps))
+        tuned, reported = (self.apart(member, part) for part in ("tuned", "reported"))
+        way = f"{SHAPE}{number}"
+        return Result(self.name, self.seed, budget, way, steps, lr, tuned, reported, self.shape(member))
 
 
 def _cell(member: Subnet) -> tuple[int, int]:
@@ -268,22 +217,20 @@ class Study:
         self.steps, self.budgets, self.kept = steps, budgets, Kept(file, Result)
         self.family = Family(ground, name, data, seed, max(steps), budgets)
 
-    def run(self, budget: str, way: str, steps: int, member: Subnet | None = None) -> Result:
+    def all(self) -> None:
+        """Every shape, the short runs first."""
+        for steps in (0, *self.steps):
+            for budget in self.budgets:
+                for number in range(len(self.family.shapes[budget])):
+                    self.run(budget, number, steps)
+
+    def run(self, budget: str, number: int, steps: int) -> Result:
         def made() -> list[Result]:
-            result = self.family.run(budget, way, steps, RATES[budget] if steps else 0.0, member)
+            result = self.family.run(budget, number, steps, RATES[budget] if steps else 0.0)
             print(json.dumps(vars(result)), flush=True)
             return [result]
 
-        return self.kept.get(made, budget=budget, way=way, steps=steps)[0]
-
-    def all(self, ways: Sequence[str]) -> None:
-        """Every shape and way, the short runs first."""
-        for steps in (0, *self.steps):
-            for budget in self.budgets:
-                for number, member in enumerate(self.family.shapes[budget]):
-                    self.run(budget, f"{SHAPE}{number}", steps, member)
-                for way in ways if steps else ():
-                    self.run(budget, way, steps, self.family.modelopt(budget) if way == MODELOPT else None)
+        return self.kept.get(made, budget=budget, way=f"{SHAPE}{number}", steps=steps)[0]
 
 
 # --------------------------------------------------------------------------------------------------------- the tables
@@ -313,17 +260,17 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 def judged_table(runs: Runs) -> str:
     """How untrained divergences rank the shapes, and the divergences of what each way chose."""
-    ways = {way: words for way, words in COLUMNS.items() if any(run[2] == way for run in runs.by)}
+    halved = [words for words in (HALVING,) if any(run[2] == words for run in runs.by)]
     rows = []
     for budget, steps in runs.lengths():
         before, after = runs.shapes(budget, 0), runs.shapes(budget, steps)
         untrained, ends = ([r.tuned for r in each] for each in (before, after))
         chosen = [after[0], after[int(np.argmin(untrained))], after[int(np.argmin(ends))]]
-        beside = [runs.by.get((budget, steps, way)) for way in ways]
+        beside = [runs.by.get((budget, steps, way)) for way in halved]
         cells = (f"{run.reported:.4f}" if run else "–" for run in (*chosen, *beside))
         rows.append([f"{budget} %", str(steps), f"{rank_correlation(untrained, ends):.2f}", *cells])
     chosen_by = ["search's choice", "least untrained", "best of all"]
-    return markdown(["budget", "steps", "rank correlation", *chosen_by, *ways.values()], rows)
+    return markdown(["budget", "steps", "rank correlation", *chosen_by, *halved], rows)
 
 
 def shapes_table(runs: Runs) -> str:
@@ -354,7 +301,6 @@ def options(parser: argparse.ArgumentParser) -> None:
     grounds.options(parser, "demo", PARENT_STEPS, AXES)
     parser.add_argument("--steps", type=int, nargs="+", default=(40, 160, 480))
     parser.add_argument("--budgets", nargs="+", choices=tuple(BUDGETS), default=("72", "50"))
-    parser.add_argument("--ways", nargs="*", choices=tuple(WAYS), default=tuple(WAYS))
     parser.add_argument("--kept", action="store_true", help="the table of the documentation; nothing is run")
 
 
@@ -365,5 +311,5 @@ def study(args: argparse.Namespace) -> str:
     ground, data = grounds.ground_of(args), DataFolder.open(args.demo / "data")
     for seed in args.seeds:
         file = args.runs / f"{args.ground}_{seed}.jsonl"
-        Study(ground, args.ground, data, seed, args.steps, args.budgets, file).all(args.ways)
+        Study(ground, args.ground, data, seed, args.steps, args.budgets, file).all()
     return page([r for file in sorted(args.runs.glob("*.jsonl")) for r in Kept(file, Result).results])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.study import baselines, baselines_table, context, real
+from benchmarks.study import baselines, real
 from benchmarks.study.baselines import AXES, BLOCK, axes_within
 from benchmarks.study.baselines_table import SIZES
 from benchmarks.study.modelopt_baseline import PYTHON
@@ -27,7 +27,7 @@ from benchmarks.study.nemo_runs import (
     search_flops,
     step_flops,
 )
-from benchmarks.study.results import TUNED, held_out_parts, markdown
+from benchmarks.study.results import TUNED, held_out_parts
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
@@ -81,41 +81,6 @@ def test_a_run_is_made_once_and_leaves_its_checkpoints_to_those_that_start_from_
     assert again.run("cut", 3, 0, lambda out: {})["losses"] == {"72": 1.0}
 
 
-def test_a_ratio_adds_up_the_baselines_sizes() -> None:
-    def one(name: str, losses: dict[str, float], tokens: int) -> None:
-        steps = int(name.split("-")[-2])
-        seen[name] = {"seed": 0, "losses": losses, "steps": steps} | dict.fromkeys(baselines_table.UNITS, tokens)
-
-    seen: dict[str, dict] = {}
-    one("ours-9-0", {"full": 1.0, "85": 1.5, "72": 2.0, "50": 3.0}, 300)
-    one("modelopt-85-1-0", {"85": 1.6}, 50)
-    one("modelopt-85-2-0", {"85": 1.5}, 100)
-    one("modelopt-72-1-0", {"72": 2.5}, 100)
-    one("modelopt-72-2-0", {"72": 2.0}, 200)
-    one("modelopt-50-1-0", {"50": 3.0}, 400)
-    one("modelopt-50-2-0", {"50": 2.9}, 800)
-    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == f"<{700 / 300:.2f}"
-    one("modelopt-50-0-0", {"50": 3.5}, 200)
-    assert baselines_table.ratio(seen, "ours-9-0", "modelopt", 0, "tokens") == "2.33"
-    title = baselines_table.MAKERS["modelopt"]
-    assert f"| {title} | 9 | 0 | 2.33 | 2.33 | 2.33 |" in baselines_table.ratios(seen)
-    text = baselines_table.ways({n: r | {"flops_before_training": 0.0} for n, r in seen.items()})
-    assert f"| {title} | 1 | 1 | 1k | 0.00 | 550 |  | 1.600 | 2.500 | 3.000 |" in text
-
-
-def test_rates_that_were_tried_are_a_table_of_their_own() -> None:
-    seen: dict[str, dict[str, Any]] = {
-        baselines._name("alone-72", 9, 0, lr): {"losses": {"72": loss}, "seed": 0, "steps": 9}
-        for lr, loss in ((6e-5, 2.0), (5e-4, 1.0))
-    }
-    seen[baselines._name("ours", 9, 0, 5e-4)] = {"losses": {"full": 9.0, "72": 1.0, "50": 3.0}, "seed": 0, "steps": 9}
-    assert baselines_table.rates(seen).splitlines()[2:] == [
-        f"| {baselines_table.MAKERS['ours']} | mean |  | **2.000** |",
-        f"| {baselines_table.MAKERS['alone']} | 72 | 2.000 | **1.000** |",
-    ]
-    assert baselines_table.ways(seen) == markdown([], [])
-
-
 def test_a_size_is_cut_out_of_the_size_before_within_its_widths() -> None:
     smaller = replace(WHOLE, pattern="M-M*-M-M*", hidden=224, ffn=960)
     axes = axes_within(smaller)
@@ -133,9 +98,7 @@ def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("study", "name"), [(baselines, "baselines"), (baselines, "rates"), (context, "context"), (real, "real")]
-)
+@pytest.mark.parametrize(("study", "name"), [(baselines, "baselines"), (baselines, "rates"), (real, "real")])
 def test_the_documented_tables_are_those_of_the_kept_results(study: Any, name: str) -> None:
     table = study.study(SimpleNamespace(kept=True, rates=name == "rates"))
     assert table == (TABLES / f"study_{name}.md").read_text()

@@ -16,16 +16,12 @@ import torch.nn.functional as F
 
 from benchmarks.study import llama, real
 from benchmarks.study.__main__ import main
-from benchmarks.study.llama import BASE, HEAD_DIM, HEADS, INNER, KINDS, KV_HEADS, ROPE, rotary, unpaired
-from nemo_elastic import Parent, Subnet
+from benchmarks.study.llama import BASE, HEAD_DIM, HEADS, INNER, KINDS, KV_HEADS, rotary, unpaired
+from nemo_elastic import Parent
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH, Layer
+from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.nn.forward import Layers
-from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import RankOptions, sort
-from nemo_elastic.ranking.measure import rank
 from tests.core.kinds.gated import registered
 
 TOKENS = torch.arange(22).view(2, 11) * 7 % 96
@@ -79,25 +75,6 @@ def test_it_is_llama(model: NemotronH) -> None:
     assert torch.allclose(model(TOKENS), plain_llama(model.state_dict(), TOKENS, 4), rtol=1e-9, atol=1e-9)
     documents = model(TOKENS, documents=Documents(((4, 11), (11,))))
     assert torch.allclose(documents[:1, 4:], plain_llama(model.state_dict(), TOKENS[:1, 4:], 4), rtol=1e-9, atol=1e-9)
-
-
-@torch.no_grad()
-def test_masked_is_sliced(model: NemotronH) -> None:
-    whole = model.parent.full.layers
-    small = Subnet(24, (Layer(0, ROPE, {HEADS: 3}), whole[2], Layer(3, whole[3].type, {INNER: 24})))
-    masked = model(TOKENS, Gates.of(model.parent, small.validate(model.parent), dtype=torch.float64))
-    assert torch.allclose(model(TOKENS, small), masked, rtol=1e-12, atol=1e-12)
-    assert torch.allclose(model.submodel(small)(TOKENS), masked, rtol=1e-12, atol=1e-12)
-    assert not torch.allclose(model(TOKENS), masked, rtol=1e-2)
-
-
-@torch.no_grad()
-def test_a_sorted_and_rotated_parent_computes_the_same(model: NemotronH) -> None:
-    ranking = rank(Layers(model.weights()), model.parent, [TOKENS], RankOptions(hidden="basis"))
-    turned = NemotronH(model.parent, sort(model.state_dict(), ranking))
-    before, after = (m.state_dict()["backbone.layers.1.mixer.up_proj.weight"] for m in (model, turned))
-    assert not torch.allclose(before, after, rtol=1e-2)
-    assert torch.allclose(turned(TOKENS), model(TOKENS), rtol=1e-5, atol=1e-5)  # the basis is float32
 
 
 def test_rows_that_turn_together_lie_half_a_head_apart() -> None:

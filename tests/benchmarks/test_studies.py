@@ -11,20 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study import latency, nesting, quantize, shapes
+from benchmarks.study import nesting, quantize, shapes
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, UNTRAINED, WAYS, Family, Run, Study, Way
-from benchmarks.study.problems import ALPHABET, AXES, LR, PARENT, batches, problems
+from benchmarks.study.problems import ALPHABET, LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
-from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.precision import SCHEMES
-from nemo_elastic.profile.measure import widths_of
-from nemo_elastic.profile.roofline import on_paper
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
-
-
-# ------------------------------------------------------------------ problems
 
 
 def test_rows_count_the_answer_and_its_end_alone() -> None:
@@ -34,9 +28,6 @@ def test_rows_count_the_answer_and_its_end_alone() -> None:
         asked = "".join(ALPHABET[i] for i in tokens[: int(mask.nonzero()[0]) + 1].tolist())
         assert asked.startswith("question: ") and asked.endswith("\nsteps:")
         assert counted.endswith("\n<end>") and "answer: " in counted
-
-
-# ------------------------------------------------------------------ nesting
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +86,6 @@ def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> N
     assert study.best_alone(0)["small"] == TRIED["small"][1]
 
 
-# ------------------------------------------------------------------ low precision
-
-
 def test_ways_go_on_from_one_family_and_rounding_costs(tmp_path: Path) -> None:
     results = quantize.made(replace(GROUND, held_out=1), 0, 1, 1, tmp_path)
     assert [(r.scheme, r.member) for r in results] == [(s, m) for s in SCHEMES for m in quantize.BUDGETS]
@@ -122,16 +110,6 @@ def test_members_of_a_seed_are_one_value() -> None:
     assert quantize.verdict(results[:3]) == "rounding costs 0.1000 nats"
 
 
-# ------------------------------------------------------------------ shapes
-
-
-def test_the_text_that_chooses_the_rate_is_not_reported() -> None:
-    rows = torch.arange(shapes.LENGTH * 1000).view(-1, shapes.LENGTH)
-    tuned, reported = shapes.held_out(rows.flatten())
-    assert (len(tuned), len(reported)) == (shapes.TUNED, shapes.REPORTED)
-    assert not set(tuned[:, 0].tolist()) & set(reported[:, 0].tolist())
-
-
 def result(way: str, steps: int, reported: float, tuned: float | None = None) -> shapes.Result:
     return shapes.Result("demo", 0, "50", way, steps, 5e-4, tuned or reported, reported, (96, 9, 0.5))
 
@@ -144,16 +122,3 @@ def test_what_untrained_losses_choose_is_reported_on_other_text() -> None:
     (line,) = shapes.judged_table(runs).splitlines()[2:]
     cells = [cell.strip() for cell in line.split("|")][1:-1]
     assert cells == ["50 %", "40", "0.40", "0.0400", "0.0500", "0.0600", "0.0800"]
-
-
-# ------------------------------------------------------------------ milliseconds
-
-
-@pytest.mark.slow
-def test_a_pair_takes_no_longer_than_its_share(tmp_path: Path) -> None:
-    axes = ElasticConfig.from_dict({"budgets": [{"name": "any", "ratio": 0.5}], "axes": AXES}).resolve_axes(PARENT)
-    table = on_paper(PARENT, widths_of(PARENT, axes, 3), latency.WORK, "h100")
-    pair = latency.pair(replace(GROUND, axes=AXES), table, 0.7, 0, tmp_path)
-    most = 0.7 * table.milliseconds(PARENT, PARENT.full)
-    times = {name: table.milliseconds(PARENT, run.member) for name, run in pair.items()}
-    assert all(ms <= most for ms in times.values()) and times[latency.BY_TIME] > 0.85 * most
