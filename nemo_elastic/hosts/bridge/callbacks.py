@@ -74,6 +74,7 @@ class ElasticCallback(Callback):
 
     def on_train_start(self, context: Any) -> None:
         family, host = self.step.family, self.step.host
+        context.state.train_state.do_test = False  # Bridge would evaluate the test data at the end
         self._progress = Progress(self.label, context.state.cfg.train.train_iters, host.step)
         if host.first:
             self._tokens, self._before, _ = start_again(self.file, host.step)
@@ -114,7 +115,7 @@ class ElasticCallback(Callback):
     # ------------------------------------------------------------------ a validation
 
     def on_eval_start(self, context: Any) -> None:
-        self.step.begin_validation("validation")
+        self.step.begin_validation()
 
     def on_eval_end(self, context: Any) -> None:
         """Bridge's iterator starts at the first sample of the data again where the run goes on after a stop."""
@@ -124,9 +125,6 @@ class ElasticCallback(Callback):
         measured = heldout.end(from_last_rank(heldout.sums))
         context.state.train_state.consumed_valid_samples = 0
         self._write(self.step.host.step, {"kind": "heldout", "losses": measured.losses, "kl": measured.kl})
-
-    def on_test_start(self, context: Any) -> None:
-        self.step.begin_validation("test")
 
     # ------------------------------------------------------------------ helpers
 

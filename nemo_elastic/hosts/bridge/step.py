@@ -138,8 +138,8 @@ class ElasticStep:
         self.totals: list[torch.Tensor] = []
         self.each: list[torch.Tensor] = []
         self.rows: list[torch.Tensor] = []
-        self._kept: dict[str, list[dict[str, Any]]] = {}  # data of a validation, by what is validated
-        self._which, self._at = "", 0
+        self._kept: list[dict[str, Any]] = []  # data of a validation
+        self._at = 0
 
     def __deepcopy__(self, memo: Any) -> ElasticStep:
         """megatron-core copies a model's config for every layer, and the config knows its hook: there is one of it."""
@@ -204,9 +204,9 @@ class ElasticStep:
 
     # ------------------------------------------------------------------ validating
 
-    def begin_validation(self, which: str) -> None:
+    def begin_validation(self) -> None:
         """Start a validation, each time on the same data: what Bridge's iterator gave the first time is kept."""
-        self._which, self._at, self.rows = which, 0, []
+        self._at, self.rows = 0, []
         self.steps.begin_validation()
 
     def _validate(self, read: Callable[[], dict[str, Any]]) -> tuple[torch.Tensor, Any]:
@@ -223,11 +223,10 @@ class ElasticStep:
         return sums, report
 
     def _again(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        kept = self._kept.setdefault(self._which, [])
-        if self._at == len(kept):
-            kept.append(read())
+        if self._at == len(self._kept):
+            self._kept.append(read())
         self._at += 1
-        return kept[self._at - 1]
+        return self._kept[self._at - 1]
 
 
 def _refuse(*_: Any) -> None:
