@@ -34,7 +34,7 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.changes import made_by
-from nemo_elastic.hosts.common.run_file import SETTINGS, RunFile, value_of
+from nemo_elastic.hosts.common.run_file import RunFile, value_of
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, field_names
@@ -249,7 +249,7 @@ def trainer_of(factory: str | None) -> Callable[..., Any]:
 
 @contextmanager
 def _one_line(where: str, recipe: Any = None, overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what NeMo-Run says of a wrong override or factory into our one line, with the near name of a field."""
+    """An error of NeMo-Run's as one line that names the override: its own text has the whole recipe in it."""
     parser = logging.getLogger("nemo_run.cli.cli_parser")  # it logs what it raises
     quiet, parser.disabled = parser.disabled, True
     try:
@@ -261,36 +261,14 @@ def _one_line(where: str, recipe: Any = None, overrides: Sequence[str] = ()) -> 
             try:
                 recipe = run.cli.parse_cli_args(recipe.clone(), [override])
             except CLIException:
-                raise _refused(recipe, override).within(where) from error
+                field, _, value = override.partition("=")
+                refused = bad(field, value, "a field of the recipe, with a value that NeMo-Run reads")
+                raise refused.within(where) from None
         raise ElasticError(str(error), where) from error
     except Exception as error:  # a factory may raise anything
         raise ElasticError(f"{where}: {error}") from error
     finally:
         parser.disabled = quiet
-
-
-def _refused(recipe: Any, override: str) -> ElasticError:
-    """What is wrong with an override that NeMo-Run refuses: its own texts have the whole recipe in them.
-
-    The first part of the name that neither the recipe nor `SETTINGS` has; where there is none it is the value.
-    """
-    beside: tuple[str, ...] = SETTINGS
-    field, _, value = override.partition("=")
-    annotation: Any = inspect.Parameter.empty
-    for name in field.rstrip("+-*/|").split("."):
-        made = made_by(recipe)
-        if made is None:
-            break
-        names = field_names(made) if isinstance(made, type) else list(inspect.signature(made).parameters)
-        if name not in names:
-            return ElasticError(f"unknown field {name!r}{did_you_mean(name, [*names, *beside])}", field)
-        parameter = inspect.signature(made).parameters.get(name)  # None for an argument of a base class
-        annotation = parameter.annotation if parameter else inspect.Parameter.empty
-        recipe, beside = getattr(recipe, name, None), ()
-    known = (
-        "" if annotation is inspect.Parameter.empty else f", a value of type {inspect.formatannotation(annotation)}"
-    )
-    return bad(field, value, f"what NeMo-Run can read{known}")
 
 
 @run.cli.entrypoint(namespace="elastic", name="train", run_ctx_cls=ElasticContext)

@@ -159,7 +159,7 @@ def test_an_exported_run_is_read_back_and_can_be_changed(run_yaml: Path, tmp_pat
 @pytest.mark.parametrize(
     ("args", "factory", "message"),
     [
-        (["model.confg.num_layers=2"], FACTORY, "recipe: model.confg.num_layers: unknown field 'confg'; did you mean"),
+        (["model.confg.num_layers=2"], FACTORY, "recipe: model.confg.num_layers: '2' is not allowed"),
         (["data.paths=[/data/text]", "data=llm.SquadDataModule"], FACTORY, "recipe: data: 'llm.SquadDataModule' is"),
         ([], "nemotron_nano_12b_v2(num_nods=1)", "unknown argument 'num_nods'; did you mean 'num_nodes'?"),
     ],
