@@ -2,39 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of a recipe by their dotted names, and every one that has another value than before.
 
-A recipe is of NeMo-Run's configs, which name what they make, or of dataclasses, as Megatron-Bridge's are.
+A recipe consists of NeMo-Run's configs, or of dataclasses as Megatron-Bridge's.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 __all__ = ["Changes", "made_by", "settings"]
 
-
-class _Absent:
-    def __str__(self) -> str:
-        return "not set"
-
-
-#: of a setting that a recipe has not
-ABSENT = _Absent()
+_MISSING = object()
 #: settings that are one line, however many values they have
 BLOCK = ("model.elastic", "optimizer_config_override_provider")
-
-
-class MadeName(str):
-    """The name of the class of something that has settings of its own, as the setting that it is itself.
-
-    Attributes:
-        made: what a `run.Config` makes, with defaults; None for a dataclass, all of whose settings are there.
-    """
-
-    made: Any
 
 
 def made_by(value: Any) -> Any:
@@ -42,40 +24,38 @@ def made_by(value: Any) -> Any:
     return getattr(value, "__fn_or_cls__", None)
 
 
-def settings(value: Any) -> dict[str, Any]:
+def settings(value: Any, name: str = "") -> dict[str, Any]:
     """Every setting of a recipe by its dotted name: plain values as they are, classes and functions by their names.
 
-    What stands in a list goes by its class, `trainer.callbacks[TimingCallback]`, where each has one of its own; the
-    list itself is then the order of the classes.
+    An element of a list goes by its class, `trainer.callbacks[TimingCallback]`, where the classes differ; the list's
+    own value is then their order.
     """
-    return dict(_settings(value, ""))
-
-
-def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     made = _class_of(value)
     if made is not None:
-        called = MadeName(_called(made))
-        called.made = made_by(value)
-        yield name, called
         value = value.__arguments__ if made_by(value) else _fields(value)
+    out = {} if made is None or not name else {name: _called(made)}
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _settings(inner, f"{name}.{key}" if name else str(key))
+            out |= settings(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, (list, tuple)):
-        classes = [None if _class_of(v) is None else _called(_class_of(v)) for v in value]
-        named = None not in classes and len(set(classes)) == len(classes)
-        if named and classes:
-            yield name, ", ".join(map(str, classes))
-        for key, inner in zip(classes if named else range(len(value)), value, strict=True):
-            yield from _settings(inner, f"{name}[{key}]")
+        classes = [_called(_class_of(v)) for v in value if _class_of(v) is not None]
+        if not value or len(set(classes)) < len(value):
+            for i, inner in enumerate(value):
+                out |= settings(inner, f"{name}[{i}]")
+        else:
+            for key, inner in zip(classes, value, strict=True):
+                out |= settings(inner, f"{name}[{key}]")
+                del out[f"{name}[{key}]"]
+            out[name] = ", ".join(classes)
     elif value is None or isinstance(value, (bool, int, float, str)):
-        yield name, value
+        out[name] = value
     else:
-        yield name, _called(value)
+        out[name] = _called(value)
+    return out
 
 
 def _class_of(value: Any) -> Any:
-    """What has made something that has settings of its own, None for a plain value."""
+    """The class of something with settings of its own, None for a plain value."""
     return made_by(value) or (type(value) if is_dataclass(value) and not isinstance(value, type) else None)
 
 
@@ -89,13 +69,13 @@ def _called(value: Any) -> str:
 
 
 class Changes:
-    """What a recipe was, to be reported with what has become of it.
+    """A recipe as it was, to report what became of it.
 
     Args:
         recipe: as it is now.
 
     Attributes:
-        reasons: why a setting that a user knows gets another value.
+        reasons: setting -> why it gets another value.
         notes: what the settings alone do not show, a line each.
         warnings: what makes no sense in it, a line each.
     """
@@ -107,25 +87,21 @@ class Changes:
         self.warnings: list[str] = []
 
     def lines(self, recipe: Any) -> list[str]:
-        """A line for every setting that has another value in `recipe`.
-
-        Of something that is gone its own line stands for all its settings.
-        """
+        """A line for every setting that has another value in `recipe`; one for all settings of what was removed."""
         before, after = self._before, settings(recipe)
         lines: dict[str, str] = {}
         for name in sorted(before.keys() | after.keys()):
-            old, new = _value(name, before), _value(name, after)
-            # of a class in a list the list's own line tells
-            told = isinstance(new, MadeName) and name.endswith(f"[{new}]")
-            if old == new or told or _lay_in(name, before, after):
+            if before.get(name, _MISSING) == after.get(name, _MISSING):
                 continue
+            old = _short(before[name]) if name in before else "not set"
             block = next((known for known in BLOCK if name == known or name.startswith(f"{known}.")), None)
             if block:
-                lines[block] = f"{block}: {_short(_value(block, before))} -> the elastic block"
-                continue
-            reason = f" ({self.reasons[name]})" if name in self.reasons else ""
-            gone = "left out" if new is ABSENT else _short(new)
-            lines[name] = f"{name or 'recipe'}: {_short(old)} -> {gone}{reason}"
+                lines.setdefault(block, f"{block}: {old} -> the elastic block")
+            elif name in after:
+                reason = f" ({self.reasons[name]})" if name in self.reasons else ""
+                lines[name] = f"{name}: {old} -> {_short(after[name])}{reason}"
+            elif not any(name[: part.start()] in lines for part in re.finditer(r"[.\[]", name)):
+                lines[name] = f"{name}: {old} -> left out"
         return list(lines.values())
 
     def text(self, recipe: Any, by: str = "apply_elastic") -> str:
@@ -134,27 +110,6 @@ class Changes:
         if self.warnings:
             lines += [f"{by} warns:", *(f"  {line}" for line in self.warnings)]
         return "\n".join(lines)
-
-
-def _value(name: str, held: Mapping[str, Any]) -> Any:
-    """A setting; where it is not written down, the default of what is made with it."""
-    if name in held:
-        return held[name]
-    owner, _, argument = name.rpartition(".")
-    try:
-        default = inspect.signature(getattr(held.get(owner), "made", None)).parameters[argument].default
-    except (KeyError, TypeError, ValueError):
-        return ABSENT
-    plain = default is None or isinstance(default, (bool, int, float, str))
-    return default if plain else ABSENT
-
-
-def _lay_in(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether a setting that is gone lay in something that is gone."""
-    if name in after:
-        return False
-    around = [name[: m.start()] for m in re.finditer(r"[.\[]", name)]
-    return any(isinstance(before.get(a), MadeName) and not isinstance(after.get(a), MadeName) for a in around)
 
 
 def _short(value: Any) -> str:
