@@ -352,6 +352,8 @@ def _current(data: Any) -> Any:
     out = {name: value for name, value in data.items() if name not in _REMOVED}
     if isinstance(out.get("search"), Mapping):
         out["search"] = {name: value for name, value in out["search"].items() if name != "keep"}
+    if isinstance(out.get("distill"), Mapping) and out["distill"].get("top_k") is None:
+        out["distill"] = {name: value for name, value in out["distill"].items() if name != "top_k"}
     return out
 
 

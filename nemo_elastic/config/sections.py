@@ -124,8 +124,6 @@ class DistillConfig:
         terms: term -> weight: kl (forward divergence from the teacher), reverse_kl (the member's from the teacher's),
             ce (cross-entropy); {kl: 1} unless given, {ce: 1} without a teacher.
         temperature: of both distributions in kl and reverse_kl; the loss has no T^2 factor.
-        top_k: distill on the teacher's k most likely tokens, with the remaining probability mass as one bucket; null
-            for the whole vocabulary.
         chunk_tokens: tokens whose logits are held at a time; does not change the loss.
         teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
             of it in bf16.
@@ -139,7 +137,6 @@ class DistillConfig:
     teacher: Annotated[str, OneOf(TEACHERS)] | None = None
     terms: Annotated[Mapping[str, _Weight], OneOf(TERMS)] | None = None
     temperature: Annotated[float, Between(1e-3, 1e3, "a positive number")] = 1.0
-    top_k: Annotated[int, Between(1, said="at least 1, or null for the whole vocabulary")] | None = None
     chunk_tokens: _AtLeastOne = 512
     teacher_precision: Annotated[str, OneOf(TEACHER_PRECISIONS)] | None = None
     quantize: Annotated[str, OneOf(SCHEMES)] | None = None

@@ -186,7 +186,6 @@ def distill_loss(
         weights_t=None if weights_bs is None else weights_bs.t().reshape(-1),
         terms=config.of(teacher is not None),
         temperature=config.temperature,
-        top_k=config.top_k,
         chunk_tokens=config.chunk_tokens,
         group=group,
         shared_out=shared_out,

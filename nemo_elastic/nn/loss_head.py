@@ -9,13 +9,8 @@ up in the forward pass. Where ranks share the tokens out, hidden states too are 
 backward pass only scales the gradients, so the loss that is differentiable is the weighted SUM over tokens: one
 number, whose upstream gradient is one number.
 
-With `top_k` the teacher speaks for its k likeliest tokens only, and all others are one event: what the student makes
-of them is free, as long as their sum is that of the teacher. That is never more than the whole divergence, and equal
-to it at the size of the vocabulary. (ModelOpt's later TopKLogitsKLLoss renormalises both distributions over the k
-tokens instead, and so does not see what a student gives to the others.)
-
 Shape suffixes: t token, o token of a rank's own run, c token of a chunk, v entry of this rank's part of the
-vocabulary, d hidden channel, k one of the teacher's top tokens.
+vocabulary, d hidden channel.
 """
 
 from __future__ import annotations
@@ -120,7 +115,6 @@ def head_loss(
     weights_t: torch.Tensor | None = None,
     terms: Mapping[str, float] | None = None,
     temperature: float = 1.0,
-    top_k: int | None = None,
     chunk_tokens: int = 512,
     group: dist.ProcessGroup | None = None,
     shared_out: bool = False,
@@ -146,7 +140,6 @@ def head_loss(
         weights_t: weight of every token; None for ones. Not differentiable.
         terms: name -> weight; those of weight 0 are left out. None: "kl" with a teacher, "ce" without.
         temperature: divides both logits; positive.
-        top_k: tokens of the teacher that count for themselves, the others as one event; None for all.
         chunk_tokens: tokens whose logits are in memory at a time; does not change the value.
         group: ranks among which the vocabulary is split into equal parts, in order.
         shared_out: the ranks of `group` have equal runs of the tokens, in order.
@@ -162,10 +155,9 @@ def head_loss(
     default = {KL.name: 1.0} if teacher is not None else {CE.name: 1.0}
     terms = {name: weight for name, weight in (default if terms is None else terms).items() if weight}
     _check(student, teacher, labels_t, weights_t, terms, shards.world)
-    _check_numbers(temperature, top_k, chunk_tokens)
+    _check_numbers(temperature, chunk_tokens)
     teacher = teacher if compares(terms) else None
-    vocabulary = student.weight_vd.shape[0] * (1 if group is None else group.size())
-    rows = LogitRows(terms, temperature, None if top_k is None or top_k >= vocabulary else top_k, group)
+    rows = LogitRows(terms, temperature, group)
     wanted = torch.is_grad_enabled()
     call = _Call(
         rows, shards, chunk_tokens, deliver, wanted and student[0].requires_grad, wanted and student[1].requires_grad
@@ -277,9 +269,8 @@ def _check(
         raise ValueError("labels_t: cross-entropy needs them")
 
 
-def _check_numbers(temperature: float, top_k: int | None, chunk_tokens: int) -> None:
+def _check_numbers(temperature: float, chunk_tokens: int) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
-    for name, number in (("top_k", top_k), ("chunk_tokens", chunk_tokens)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be positive, not {number}")
+    if chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be positive, not {chunk_tokens}")

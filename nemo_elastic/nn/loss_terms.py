@@ -6,8 +6,8 @@ Two passes over the rows. The first finds the logarithm of every softmax's denom
 which it needs. The second makes loss and gradient, term by term. Both work on a few rows at a time, so that what lies
 between two operations stays in the processor's cache.
 
-Shape suffixes: c rows of a call, b those worked on at a time, v entry of this rank's part of the vocabulary, k one of
-the teacher's likeliest tokens, n kind of denominator, r rank.
+Shape suffixes: c rows of a call, b those worked on at a time, v entry of this rank's part of the vocabulary, n kind of
+denominator.
 """
 
 from __future__ import annotations
@@ -23,26 +23,11 @@ from nemo_elastic.config.losses import CE, KL, REVERSE_KL, compares
 from nemo_elastic.nn.functional import work_dtype
 
 
-class Top(NamedTuple):
-    """This rank's candidates for the teacher's k likeliest tokens: where, their logits, whether among the k."""
-
-    index_ck: torch.Tensor
-    logits_ck: torch.Tensor
-    among_ck: torch.Tensor
-
-    def put(self, rows_bv: torch.Tensor, at: slice, values_bk: torch.Tensor) -> torch.Tensor:
-        """Write values into the entries of those that are among the k, in place."""
-        index_bk = self.index_ck[at]
-        kept_bk = torch.where(self.among_ck[at], values_bk.to(rows_bv.dtype), rows_bv.gather(1, index_bk))
-        return rows_bv.scatter_(1, index_bk, kept_bk)
-
-
 class Denominator(NamedTuple):
-    """A denominator of a softmax: whose, at which temperature, and whether the teacher's likeliest are left out."""
+    """A denominator of a softmax: whose, and at which temperature."""
 
     student: bool
     temperature: float = 1.0
-    rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,6 @@ class Block:
         teacher_cv: of all rows of the call, as they came; None where no term compares with a teacher.
         labels_b: target token ids in the whole vocabulary; None where none are given.
         norms: denominator -> its logarithm [c], over the whole vocabulary.
-        top: the teacher's likeliest tokens, None for all.
         temperature: of what compares with the teacher.
         group: ranks that share the vocabulary.
         gradient: whether gradients are wanted.
@@ -67,7 +51,6 @@ class Block:
     teacher_cv: torch.Tensor | None
     labels_b: torch.Tensor | None
     norms: Mapping[Denominator, torch.Tensor]
-    top: Top | None
     temperature: float
     group: dist.ProcessGroup | None
     gradient: bool
@@ -92,8 +75,8 @@ class Computed(Protocol):
 
     uses_up: bool
 
-    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
-        """The denominators it needs; `top`: the teacher speaks for its likeliest tokens only."""
+    def denominators(self, temperature: float) -> tuple[Denominator, ...]:
+        """The denominators it needs."""
         ...
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -110,7 +93,7 @@ class CrossEntropy:
 
     uses_up = False
 
-    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
+    def denominators(self, temperature: float) -> tuple[Denominator, ...]:
         return (Denominator(student=True),)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -135,9 +118,8 @@ class Divergence:
 
     uses_up = True
 
-    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
-        both = tuple(Denominator(student, temperature) for student in (True, False))
-        return both + (tuple(Denominator(student, temperature, rest=True) for student in (True, False)) if top else ())
+    def denominators(self, temperature: float) -> tuple[Denominator, ...]:
+        return Denominator(True, temperature), Denominator(False, temperature)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         student_bv = block.student_bv
@@ -166,20 +148,11 @@ class ReverseDivergence(Divergence):
 
 
 def _log_probabilities(block: Block) -> torch.Tensor:
-    """Log-probabilities of student and teacher, in place of their logits; returns the teacher's.
-
-    Outside the top k the teacher's are the student's, moved by one number so that they sum to what the teacher has
-    left: the terms of the divergence then add up to that of the one event "any other token", and the difference of
-    both probabilities is its gradient.
-    """
-    at, t = block.at, block.temperature
-    norms = {(s.student, s.rest): norm_c[at] for s, norm_c in block.norms.items() if s.temperature == t}
-    student_bv = block.student_bv.div_(t).sub_(norms[True, False][:, None])
-    if block.top is None:
-        return block.teacher().div_(t).sub_(norms[False, False][:, None])
-    left_b = norms[False, True] - norms[False, False] - norms[True, True] + norms[True, False]
-    top_bk = block.top.logits_ck[at] / t - norms[False, False][:, None]
-    return block.top.put(student_bv + left_b.unsqueeze(1), at, top_bk)
+    """Log-probabilities of student and teacher, in place of their logits; returns the teacher's."""
+    t = block.temperature
+    student_b, teacher_b = (block.norms[Denominator(student, t)][block.at] for student in (True, False))
+    block.student_bv.div_(t).sub_(student_b[:, None])
+    return block.teacher().div_(t).sub_(teacher_b[:, None])
 
 
 #: name of a term -> what it computes
@@ -202,13 +175,11 @@ class LogitRows:
     Attributes:
         terms: name -> weight, above zero.
         temperature: of what compares with the teacher.
-        top_k: smaller than the vocabulary, or None.
         group: ranks that share the vocabulary.
     """
 
     terms: Mapping[str, float]
     temperature: float
-    top_k: int | None
     group: dist.ProcessGroup | None
 
     def __call__(
@@ -225,8 +196,7 @@ class LogitRows:
         dtype = work_dtype(student_cv)
         # what leaves the logits as they are comes first
         terms = sorted(self.terms.items(), key=lambda term: COMPUTED[term[0]].uses_up)
-        top = None if teacher_cv is None or self.top_k is None else self._top(teacher_cv, self.top_k)
-        norms = self._norms([COMPUTED[name] for name, _ in terms], student_cv, teacher_cv, top)
+        norms = self._norms([COMPUTED[name] for name, _ in terms], student_cv, teacher_cv)
         share_c = torch.zeros(len(student_cv), dtype=dtype, device=student_cv.device)
         for at in _blocks(student_cv):
             block = Block(
@@ -235,7 +205,6 @@ class LogitRows:
                 teacher_cv,
                 None if labels_c is None else labels_c[at],
                 norms,
-                top,
                 self.temperature,
                 self.group,
                 gradient=weights_c is not None,
@@ -246,28 +215,16 @@ class LogitRows:
                 student_cv[at] = gradient_bv.mul_(weights_c[at, None])
         return share_c
 
-    def _top(self, teacher_cv: torch.Tensor, k: int) -> Top:
-        """The teacher's k likeliest tokens of the whole vocabulary; which of equal ones at the border is open."""
-        logits_ck, index_ck = teacher_cv.topk(min(k, teacher_cv.shape[1]), dim=1)
-        if self.group is None:
-            return Top(index_ck, logits_ck, torch.ones_like(index_ck, dtype=torch.bool))
-        all_crk = _gather(logits_ck, self.group).transpose(0, 1)
-        chosen_ck = all_crk.flatten(1).topk(k, dim=1).indices
-        among_crk = (
-            torch.zeros_like(all_crk, dtype=torch.bool).flatten(1).scatter_(1, chosen_ck, True).view_as(all_crk)
-        )
-        return Top(index_ck, logits_ck, among_crk[:, self.group.rank()])
-
     def _norms(
-        self, terms: list[Computed], student_cv: torch.Tensor, teacher_cv: torch.Tensor | None, top: Top | None
+        self, terms: list[Computed], student_cv: torch.Tensor, teacher_cv: torch.Tensor | None
     ) -> dict[Denominator, torch.Tensor]:
         """Logarithms [c] of the denominators that the terms need, over the whole vocabulary."""
-        wanted = dict.fromkeys(s for term in terms for s in term.denominators(self.temperature, top is not None))
+        wanted = dict.fromkeys(s for term in terms for s in term.denominators(self.temperature))
         norms = {}
         for each in wanted:
             logits_cv = student_cv if each.student else teacher_cv
             assert logits_cv is not None
-            norms[each] = _log_sum(logits_cv, each.temperature, top if each.rest else None)
+            norms[each] = _log_sum(logits_cv, each.temperature)
         if self.group is not None:
             norms_nc = _gather(torch.stack(list(norms.values())), self.group).logsumexp(0)
             norms = dict(zip(norms, norms_nc, strict=True))
@@ -289,7 +246,7 @@ def _sum(terms: Sequence[tuple[str, float]], block: Block) -> tuple[torch.Tensor
     return loss_b, gradient_bv
 
 
-def _log_sum(logits_cv: torch.Tensor, temperature: float, without: Top | None = None) -> torch.Tensor:
+def _log_sum(logits_cv: torch.Tensor, temperature: float) -> torch.Tensor:
     """log sum exp(logits / temperature) of this rank's part, [c]."""
     dtype = work_dtype(logits_cv)
     out_c = torch.empty(len(logits_cv), dtype=dtype, device=logits_cv.device)
@@ -297,9 +254,6 @@ def _log_sum(logits_cv: torch.Tensor, temperature: float, without: Top | None = 
         rows_bv = logits_cv[at].to(dtype)
         if temperature != 1:
             rows_bv = rows_bv / temperature
-        if without is not None:
-            rows_bv = rows_bv.clone()
-            rows_bv = without.put(rows_bv, at, torch.full_like(without.logits_ck[at], float("-inf")))
         out_c[at] = rows_bv.logsumexp(1)
     return out_c
 

@@ -41,7 +41,7 @@ def run(model: Any, data: dict[str, torch.Tensor], context: int = 1) -> dict[str
     from nemo_elastic.megatron.vocabulary import distill_loss, hidden_states
 
     out: dict[str, Any] = {}
-    config = DistillConfig(terms={"kl": 1.0, "ce": 0.4}, temperature=1.5, top_k=3, chunk_tokens=CHUNK)
+    config = DistillConfig(terms={"kl": 1.0, "ce": 0.4}, temperature=1.5, chunk_tokens=CHUNK)
     with torch.no_grad():
         taught = (model, hidden_states(model, data["tokens"]))
     for way in WAYS:

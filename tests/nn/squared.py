@@ -20,8 +20,7 @@ class Squared:
 
     uses_up = True
 
-    def denominators(self, temperature: float, top: bool) -> tuple[Denominator, ...]:
-        assert not top, "it looks at all tokens"
+    def denominators(self, temperature: float) -> tuple[Denominator, ...]:
         return Denominator(True, temperature), Denominator(False, temperature)
 
     def rows(self, block: Block, weight: float) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -22,7 +22,7 @@ from tests.nn.squared import NAME, squared
 from tests.support.ranks import spawn
 
 EVERY = [
-    {"temperature": temperature, "terms": terms, "top_k": top_k}
+    {"temperature": temperature, "terms": terms}
     for temperature in (1.0, 1.7)
     for terms in (
         {"kl": 1.0},
@@ -31,7 +31,6 @@ EVERY = [
         {"reverse_kl": 1.0},
         {"reverse_kl": 0.6, "ce": 0.3, "kl": 0.7},
     )
-    for top_k in (None, 5)
 ]
 
 
@@ -49,7 +48,7 @@ def heads(tokens=21, vocabulary=38, width=12, full=16, dtype=torch.float64, seed
     return student, teacher, {"labels_t": labels, "weights_t": weights}
 
 
-def naive(student, teacher, labels_t, weights_t, temperature=1.0, terms=None, top_k=None):
+def naive(student, teacher, labels_t, weights_t, temperature=1.0, terms=None):
     """The definition, on whole logits."""
     terms = terms or {"kl": 1.0}
     s_tv = student.hidden_td @ student.part().t()
@@ -57,9 +56,6 @@ def naive(student, teacher, labels_t, weights_t, temperature=1.0, terms=None, to
     if teacher is not None:
         t_tv = teacher.hidden_td @ teacher.part().t()
         p, q = (t_tv / temperature).softmax(-1), (s_tv / temperature).softmax(-1)
-        if top_k is not None:
-            index = p.topk(top_k).indices
-            p, q = (torch.cat([x.gather(1, index), 1 - x.gather(1, index).sum(1, keepdim=True)], 1) for x in (p, q))
         loss_t = loss_t + terms.get("kl", 0) * F.kl_div(q.log(), p, reduction="none").sum(-1)
         loss_t = loss_t + terms.get("reverse_kl", 0) * (q * (q.log() - p.log())).sum(-1)
     if "ce" in terms:
@@ -87,8 +83,7 @@ def same(actual, expected, **tolerance):
 )
 def test_any_shape(tokens: int, vocabulary: int, width: int, chunk: int, block: int, how: dict[str, Any]) -> None:
     student, teacher, batch = heads(tokens, vocabulary, width, 9, seed=tokens)
-    k = how["top_k"]
-    expected = naive(student, teacher, **batch, **(how | {"top_k": k if k and k < vocabulary else None}))
+    expected = naive(student, teacher, **batch, **how)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss_terms, "BLOCK_CPU", block)
         actual = head_loss(student, teacher, **batch, **how, chunk_tokens=chunk)
@@ -225,7 +220,6 @@ def test_bad_input_is_reported() -> None:
         ({"terms": {"mse": 1.0}}, "terms: {'mse': 1.0}: positive weights of kl, ce, reverse_kl"),
         ({"terms": {"ce": 1.0}, "labels_t": None}, "labels_t: cross-entropy needs them"),
         ({"temperature": 0}, "temperature must be positive, not 0"),
-        ({"top_k": 0}, "top_k must be positive, not 0"),
     ):
         with pytest.raises(ValueError, match=message):
             head_loss(**({"student": student, "teacher": teacher} | batch | changed))

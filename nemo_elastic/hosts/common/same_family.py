@@ -11,7 +11,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, inside, shown
 
 #: settings that say how the rest of a run trains: a resumed run takes the new ones and says so
-STEERING = ("sampling", "nonfinite", "distill.temperature", "distill.terms", "distill.top_k", "distill.chunk_tokens",
+STEERING = ("sampling", "nonfinite", "distill.temperature", "distill.terms", "distill.chunk_tokens",
             "distill.teacher_precision")  # fmt: skip
 #: what a later stage shares with the one before, whose router and members it takes
 FAMILY = ("budgets", "axes", "shapes", "router")
