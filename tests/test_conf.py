@@ -20,7 +20,6 @@ from nemo_elastic.plan import preset
 from nemo_elastic.plan.work import members
 from nemo_elastic.search import Space
 from nemo_elastic.search.fullest import fullest
-from nemo_elastic.slicing.loads import where_it_runs
 from tests.shapes import NANO_30B
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -69,8 +68,8 @@ def test_every_member_can_be_an_ordinary_folder_and_a_nemo_checkpoint(name: str)
     space = Space(parent, config.resolve_axes(parent), range(parent.num_layers))
     rng = np.random.default_rng(0)
     for _ in range(50):
-        report = str(where_it_runs(space.decode(rng.integers(0, space.sizes)), parent)).split(", ")
-        assert {"transformers", "vLLM", "NeMo"} <= set(report), "each without a need"
+        member = space.decode(rng.integers(0, space.sizes))
+        assert member.is_uniform and "*" in member.pattern
 
 
 def test_the_tiny_block_is_the_demos() -> None:

@@ -39,7 +39,7 @@ _EXAMPLE = typer.Option(
 def command(
     context: typer.Context,
     parent: Annotated[Path | None, _PARENT] = None,
-    out: Annotated[Path | None, options.out("The family folder to write. With --member, links to PARENT.")] = None,
+    out: Annotated[Path | None, options.out("The family folder to write.")] = None,
     config: Annotated[Path | None, options.CONFIG] = None,
     data: Annotated[Path | None, _DATA] = None,
     length: Annotated[int, options.SEQ_LENGTH] = 256,
@@ -62,8 +62,8 @@ def command(
     budgets, unless it names a file of shapes.
 
     With --member the command makes a family of a parent and the smaller models that others cut from it, such as
-    NVIDIA's. No weights are copied: the command writes elastic.json into PARENT, or into a folder of links. Exit code
-    1 if --check finds a difference.
+    NVIDIA's. No weights are copied: the command writes elastic.json into PARENT. Exit code 1 if --check finds a
+    difference.
 
     Examples: `nemo-elastic init parent/ --data text/ --config elastic.yaml --out family/`,
     `nemo-elastic init elastic-12b/ --member 9b=published-9b/ --member 6b=published-6b/config.json`, or
@@ -71,14 +71,14 @@ def command(
     """
     if example and any((parent, config, data, member)):
         raise ElasticError("--example: is not allowed with PARENT, --config, --data or --member")
-    if member and (config is not None or data is not None):
-        raise ElasticError("--member: is not allowed with --config or --data")
+    if member and any((config, data, out)):
+        raise ElasticError("--member: is not allowed with --config, --data or --out")
     if data is None:
         options.refuse(context, "belongs to --data, which is not given", "length", "device")
     if check and not member:
         raise ElasticError("--check: requires --member")
     if parent is not None and member:
-        _join(parent, _places(member), out, check, force, json)
+        _join(parent, _places(member), check, force, json)
         return
     wanted = {} if example else {"PARENT": parent, "--config": config}
     missing = next((name for name, value in (wanted | {"--out": out}).items() if value is None), None)
@@ -148,9 +148,9 @@ def _places(given: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _join(parent: Path, places: Mapping[str, str], out: Path | None, check: bool, force: bool, json: bool) -> None:
+def _join(parent: Path, places: Mapping[str, str], check: bool, force: bool, json: bool) -> None:
     """Make a family of published members, and print what was compared."""
-    joined = join_family(parent, places, out, check=check, force=force)
+    joined = join_family(parent, places, check=check, force=force)
     checks = {name: asdict(one) for name, one in joined.checks.items()}
     if not json:
         for name, one in joined.checks.items():
@@ -161,7 +161,7 @@ def _join(parent: Path, places: Mapping[str, str], out: Path | None, check: bool
         if json:
             options.print_json({"ok": False, "checks": checks})
         raise typer.Exit(1)
-    folder = out or local_folder(parent)
+    folder = local_folder(parent)
     shapes = _show(folder, json, checks=checks, unsure=list(joined.unsure))
     if shapes.parent.has(SHARDS) and not json:
         typer.echo(

@@ -19,7 +19,6 @@ from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import prediction_of
 from nemo_elastic.formats.hf.quant_config import low_of
 from nemo_elastic.slicing.card import served_as
-from nemo_elastic.slicing.loads import where_it_runs
 
 _TABLE = "Add the milliseconds of each member, by a table of `nemo-elastic profile`."
 
@@ -40,13 +39,11 @@ def command(
     spec = served_as(shapes.config, batch, context, low)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     if json:
-        options.print_json(describe(shapes, spec, table, low))
+        options.print_json(describe(shapes, spec, table))
         return
     named = shapes.members | shapes.extras
     print_members(shapes, named, spec, str(source), table)
     print_table("widths per layer", list(_widths(shapes.parent, named)))
-    for name, subnet in named.items():
-        typer.echo(f"{printable(name)} runs in {where_it_runs(subnet, shapes.parent, low)}")
     if (behind := prediction_of(shapes.config)) is not None:
         counts = ", ".join(f"{printable(n)} {behind.parameters(shapes.parent, m):,}" for n, m in named.items())
         typer.echo(f"layers {behind.pattern} that predict more than one token, not counted above: {counts}")

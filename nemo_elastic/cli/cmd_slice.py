@@ -125,7 +125,7 @@ def _record(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> dict
     notes = {"left_out": cut.left_out, "underflowed": cut.underflowed or None, "requantized": cut.requantized}
     return (
         {"out": str(cut.out), "member": cut.member}
-        | size(opened.parent, cut.subnet, spec, low=opened.low)
+        | size(opened.parent, cut.subnet, spec)
         | {name: value for name, value in notes.items() if value is not None}
         | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}
     )
@@ -134,7 +134,7 @@ def _record(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> dict
 def _lines(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> Iterator[str]:
     """The same in words."""
     name = cut.member or (fit.name if fit is not None else "a shape of your own")
-    yield f"{name}, {size_line(opened.parent, cut.subnet, spec, opened.low)}"
+    yield f"{name}, {size_line(opened.parent, cut.subnet, spec)}"
     if opened.origin.family is None:
         yield stripes_line(opened.parent)
     if cut.left_out is not None:

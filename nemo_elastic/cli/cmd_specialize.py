@@ -15,18 +15,16 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.show import counting, size, size_line
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec
-from nemo_elastic.core.manifest import FILE
+from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.source import Source
-from nemo_elastic.io.outputs import check_file
+from nemo_elastic.io.outputs import check_file, check_place
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.search import Trial
 from nemo_elastic.slicing.by_size import Fit, in_words, largest_within, read_limits
 from nemo_elastic.slicing.card import serving_spec
-from nemo_elastic.slicing.family_folder import add_extra
 
 if TYPE_CHECKING:
     from nemo_elastic.evaluation import Halves, Specialized
@@ -80,29 +78,25 @@ def command(
     spec = serving_spec(source.precision or source.dtype)
     start = _start(source, sizes, spec)
     budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
-    digest = None if add is None else _addable(family, add, start, budget, force)
+    if add is not None:
+        _check_addable(family, add, start, budget, force)
     halves = _halves(data, source, json)
     best = _search(source, device, json, source.family, start.subnet, budget, halves, CANDIDATES, SEED)
     entry = {
         "member": None if best.wins or start.between is not None else start.name,
         "between": None if best.wins or start.between is None else list(start.between),
         "budget": budget.to_json(),
-        **size(source.parent, best.shape, spec, low=source.low),
+        **size(source.parent, best.shape, spec),
         "subnet": best.shape.to_json(),
         "specialized": {"data": str(data), "seed": SEED, "seq_length": LENGTH}
         | _read(halves)
         | best.to_json(source.family),
     }
-    text = json_module.dumps(entry, indent=2, allow_nan=False)
     if out is not None:
-        atomic_write(out, text + "\n", replace=force)
+        atomic_write(out, json_module.dumps(entry, indent=2, allow_nan=False) + "\n", replace=force)
     if add is not None:
-        try:
-            add_extra(family, add, best.shape, budget, force, digest)
-        except ElasticError:
-            if out is None:
-                typer.echo(text)  # the search took long
-            raise
+        # read again: the search took long, and another shape may have come meanwhile
+        Family.load(family).with_extra(add, best.shape, budget, force).save(family)
     if json:
         options.print_json(
             {"out": None if out is None else str(out), "extra": add, "request": start.to_json()} | entry
@@ -112,7 +106,7 @@ def command(
         typer.echo(line)
     what = "the found shape" if best.wins else "the start's shape"
     for place in ([] if out is None else [str(out)]) + ([] if add is None else [f"{source.folder}: {add}"]):
-        typer.echo(f"{place}: {what}, {size_line(source.parent, best.shape, spec, source.low)}")
+        typer.echo(f"{place}: {what}, {size_line(source.parent, best.shape, spec)}")
 
 
 def _start(source: Source, sizes: dict[str, str | None], spec: MemorySpec) -> Fit:
@@ -125,12 +119,12 @@ def _start(source: Source, sizes: dict[str, str | None], spec: MemorySpec) -> Fi
     return fit
 
 
-def _addable(folder: Path, name: str, start: Fit, budget: Budget, force: bool) -> str:
-    """Refuse before the search what would be refused after it; gives the digest of the family that is searched."""
+def _check_addable(folder: Path, name: str, start: Fit, budget: Budget, force: bool) -> None:
+    """Refuse before the search what would be refused after it."""
     if not (folder / FILE).is_file():
         raise ElasticError(f"--add: {folder} has no {FILE}, which stores the shape; give --out FILE instead")
-    add_extra(folder, name, start.subnet, budget, force, write=False)
-    return family_digest(folder)
+    Family.load(folder).with_extra(name, start.subnet, budget, force)
+    check_place(folder / FILE)
 
 
 def _halves(data: Path, source: Source, quiet: bool) -> Halves:

@@ -32,10 +32,8 @@ from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_used
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.hf.config import prediction_of
-from nemo_elastic.formats.schemes import Stored
 from nemo_elastic.formats.source import Shapes
 from nemo_elastic.slicing.card import axis_title, human_bytes, width
-from nemo_elastic.slicing.loads import where_it_runs
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str]], left: int = 1, **style: Any) -> None:
@@ -99,23 +97,22 @@ def size(
     subnet: Subnet,
     spec: MemorySpec,
     table: LatencyTable | None = None,
-    low: Stored | None = None,
 ) -> dict[str, Any]:
-    """Exact parameters, bytes in service and what they are counted for, where it runs, milliseconds by a table."""
+    """Exact parameters, bytes in service and what they are counted for, milliseconds by a table."""
     held = asdict(spec) | {"bytes": int(memory(parent, subnet, spec))}
-    out = {**counts(parent, subnet), "memory": held, "runs_in": str(where_it_runs(subnet, parent, low))}
+    out = {**counts(parent, subnet), "memory": held}
     if table is not None:
         out["latency"] = {phase: 1e3 * seconds for phase, seconds in table.seconds(parent, subnet).items()}
     return out
 
 
-def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec, low: Stored | None = None) -> str:
+def size_line(parent: Parent, subnet: Subnet, spec: MemorySpec) -> str:
     """The same in words."""
-    entry = size(parent, subnet, spec, low=low)
+    entry = size(parent, subnet, spec)
     place = f"{spec.weights}, {spec.batch} x {spec.length} tokens"
     held = f"{human_bytes(entry['memory']['bytes'])} in service ({place})"
     active = f" ({entry['active_parameters']:,} active)" if "active_parameters" in entry else ""
-    return f"{entry['parameters']:,} parameters{active}, {held}; runs in {entry['runs_in']}"
+    return f"{entry['parameters']:,} parameters{active}, {held}"
 
 
 def stripes_line(parent: Parent) -> str:
@@ -130,9 +127,7 @@ def stream_line(hidden: str, parent: Parent) -> str:
     return f"residual stream by {hidden}" + (" (its head is tied to the embedding)" if parent.tied else "")
 
 
-def describe(
-    shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None, low: Stored | None = None
-) -> dict[str, Any]:
+def describe(shapes: Shapes, spec: MemorySpec, table: LatencyTable | None = None) -> dict[str, Any]:
     """Give what `inspect --json` prints."""
     family = shapes.family
     behind = prediction_of(shapes.config)
@@ -140,7 +135,7 @@ def describe(
 
     def entries(shapes_of: Mapping[str, Subnet]) -> dict[str, Any]:
         return {
-            name: size(shapes.parent, subnet, spec, table, low)
+            name: size(shapes.parent, subnet, spec, table)
             | {"budget": budgets.get(name), "subnet": subnet.to_json()}
             | ({} if behind is None else {"prediction_parameters": behind.parameters(shapes.parent, subnet)})
             for name, subnet in shapes_of.items()

@@ -235,7 +235,7 @@ class Family:
         return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
 
     def save(self, folder: str | Path) -> None:
-        """Write `elastic.json` into a new folder, whole or not at all; `formats.checksums.held_family` changes one."""
+        """Write `elastic.json` into a folder, whole or not at all."""
         atomic_write(Path(folder) / FILE, self.text())
 
     def _check_axes(self) -> None:

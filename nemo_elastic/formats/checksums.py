@@ -12,8 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,6 @@ from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.io.fields import OneOf, Value, fitting, read
 from nemo_elastic.io.read import read_bytes, read_json
-from nemo_elastic.io.write import locked
 
 try:
     from zlib_ng.zlib_ng import crc32
@@ -30,7 +28,7 @@ except ImportError:  # installed without what it needs; the same sums, ten times
     from zlib import crc32
 
 __all__ = [
-    "CHECKSUMS_FILE", "Checksums", "crc32", "digest", "family_digest", "held_family", "hexadecimal", "read_checksums",
+    "CHECKSUMS_FILE", "Checksums", "crc32", "digest", "family_digest", "hexadecimal", "read_checksums",
     "write_checksums",
 ]  # fmt: skip
 
@@ -101,20 +99,3 @@ def family_digest(folder: Path) -> str:
     if (folder / CHECKSUMS_FILE).is_file():
         total.update(read_bytes(folder / CHECKSUMS_FILE, _BYTES))
     return total.hexdigest()
-
-
-@contextmanager
-def held_family(folder: Path, known: str | None = None) -> Iterator[Family]:
-    """Hold a family while something is added to its folder; whoever else does so waits, and finds it there.
-
-    Args:
-        folder: Of the family.
-        known: Digest of the family for which it was found, which may have taken long; None for the one that is there.
-
-    Yields:
-        The family as it is now.
-    """
-    with locked(folder / FILE):
-        if known is not None and family_digest(folder) != known:
-            raise ElasticError("another process replaced this family meanwhile; run the command again", folder)
-        yield Family.load(folder)

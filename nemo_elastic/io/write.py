@@ -24,7 +24,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError, is_environment
@@ -58,37 +58,21 @@ def atomic_write(path: Name, content: str | bytes, replace: bool = True) -> None
         content: Text (written as UTF-8 with the newlines it has) or bytes.
         replace: Whether an older one may be replaced. What a command names itself goes through `check_file` before.
     """
-    with prepared(path, content, replace):
-        pass
-
-
-@contextmanager
-def prepared(path: Name, content: str | bytes, replace: bool = True) -> Iterator[None]:
-    """Write one file beside its place, and put it there when the block ends; nothing is changed where it raises.
-
-    Of several files all are on the disk before the first is put in its place, which is that of the innermost block.
-    See `atomic_write` for arguments and errors.
-    """
     path = absolute(path)
     if os.path.isdir(path):  # pathlib's raises where the name is too long
         raise ElasticError("is a folder; name a file", path)
-    with ExitStack() as held:
-        with explained(path):
-            held.enter_context(folders_above(path))
-            tmp = held.enter_context(temporary(path))
-            with open(tmp, "xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                if path.is_file():  # a group may write it
-                    shutil.copymode(path, tmp)
-                os.fsync(file.fileno())
-        yield
-        with explained(path):
-            if replace:
-                os.replace(tmp, path)
-                sync(path.parent)
-            else:
-                put_in_place(tmp, path)
+    with explained(path), folders_above(path), temporary(path) as tmp:
+        with open(tmp, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            if path.is_file():  # a group may write it
+                shutil.copymode(path, tmp)
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(tmp, path)
+            sync(path.parent)
+        else:
+            put_in_place(tmp, path)
 
 
 def absolute(path: Name) -> Path:
@@ -314,24 +298,3 @@ def _lock(handle: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait until nobody else holds an existing file, and hold it while the block runs, which may replace it.
-
-    Where the file system knows no locks, nobody waits.
-    """
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # network file systems lock what may be written alone
-        except OSError:
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.path.samestat(os.stat(path), os.fstat(handle)):
-                yield
-                return
-        finally:
-            os.close(handle)

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 
 from nemo_elastic.core.manifest import CALIBRATION as FILE
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.checksums import family_digest, held_family
+from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.io.fields import TEXT, Between, Length, check_version, read
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import number
@@ -217,13 +217,13 @@ class _File:
 def write_calibration(
     folder: Path, calibration: Calibration, replace: bool = False, digest: str | None = None
 ) -> Path:
-    """Write it beside the family, whose `family_digest` was `digest` when it was measured."""
+    """Write it into the folder of the family, whose `family_digest` was `digest` when it was measured."""
     signals = tuple(map(_Signal, SIGNALS, calibration.means, calibration.spreads))
     members = tuple(map(_Member, calibration.members, calibration.parameters))
     path = folder / FILE
-    with held_family(folder, digest):
-        file = _File(VERSION, family_digest(folder), members, signals, calibration.climbs, calibration.prices)
-        atomic_write(path, json.dumps(asdict(file), indent=2) + "\n", replace)
+    family = digest or family_digest(folder)
+    file = _File(VERSION, family, members, signals, calibration.climbs, calibration.prices)
+    atomic_write(path, json.dumps(asdict(file), indent=2) + "\n", replace)
     return path
 
 

@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, counts, has_inactive, memory, parameters
+from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
-from nemo_elastic.core.member import limits_used, why_not_nested
+from nemo_elastic.core.member import limits_used
 from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.schemes import COMPRESSED, Stored
+from nemo_elastic.formats.schemes import MODELOPT, Stored
 from nemo_elastic.formats.source import Origin
 from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
-from .loads import CODE, EAGER, OTHERS, SLOW, TRANSFORMERS, VLLM, Runs, where_it_runs
 
 __all__ = [
-    "axis_title", "dtype_of", "family_card", "human", "human_bytes", "member_card", "served_as", "serving_spec",
-    "width", "with_extras",
+    "axis_title", "dtype_of", "family_card", "human", "human_bytes", "member_card", "needs_eager_experts", "served_as",
+    "serving_spec", "width",
 ]  # fmt: skip
 
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
@@ -48,13 +48,6 @@ model = AutoModelForCausalLM.from_pretrained(".", dtype="auto"{code}{eager})
 tokens = torch.tensor([[1, 2, 3]])  # tokens of the parent's tokenizer
 print(model.generate(tokens, max_new_tokens=32)[0].tolist())""",
 )
-#: needs of software, in sentences
-_NEEDS = {
-    SLOW: "The model has no attention layer, which the cache of transformers needs: transformers decodes slowly.",
-    CODE: "The layers differ in width: the folder has two small files of code, which need `trust_remote_code`.",
-}
-#: around the extra shapes; a reader of the card does not see them
-_BEGIN, _END = "<!-- extra shapes -->", "<!-- end of extra shapes -->"
 
 
 def axis_title(axis: str) -> str:
@@ -97,7 +90,7 @@ def member_card(
     `dtype` is a name in a safetensors header, `left_out` the words for what its source has and it has not,
     `predicting` the number of parameters in layers that predict more than one token.
     """
-    count, runs = parameters(parent, member), where_it_runs(member, parent, low)
+    count = parameters(parent, member)
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
     limits = limits_used(parent, (replace(m, name="this model") for m in known if m.name == origin.name))
     kinds = [kind for kind in KINDS.values() if kind.always or kind.symbol in parent.pattern]
@@ -106,7 +99,7 @@ def member_card(
     notes = _notes(origin, member == parent.full, predicting, left_out)
     return f"""\
 ---
-{_front_matter(lineage, runs)}
+{_front_matter(lineage, low)}
 ---
 
 # {title}
@@ -119,7 +112,7 @@ Layers ({", ".join(f"{kind.symbol} {kind.words}" for kind in kinds)}): `{member.
 
 ## Use
 
-{_usage(runs, tokenizer, low)}
+{_usage(member, tokenizer, low)}
 
 ## Configuration
 
@@ -128,7 +121,7 @@ can be cut from this folder.
 
 {_json(member.to_json())}
 
-{_extras(parent, origin.family, member)}{_provenance(origin.ranking, origin.provenance)}"""
+{_provenance(origin.ranking, origin.provenance)}"""
 
 
 def family_card(
@@ -136,12 +129,11 @@ def family_card(
 ) -> str:
     """Give the model card of a family folder; see `member_card`."""
     whole, parent = family.members[0], family.parent
-    runs = where_it_runs(whole.subnet, parent, low)
     commands = (f"nemo-elastic slice . --member {m.name} --out ../{m.name}" for m in family.members[1:])
     members = {m.name: m.subnet for m in family}
     return f"""\
 ---
-{_front_matter(lineage, runs)}
+{_front_matter(lineage, low)}
 ---
 
 # A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters
@@ -157,9 +149,9 @@ The weights in this folder are the largest member, {whole.name}. The other membe
 
 ## Use
 
-{_usage(runs, tokenizer, low, family=True)}
+{_usage(whole.subnet, tokenizer, low, family=True)}
 
-{_extras(parent, family, whole.subnet)}{_provenance(family.ranking_digest, family.provenance)}"""
+{_provenance(family.ranking_digest, family.provenance)}"""
 
 
 def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -> str:
@@ -181,9 +173,9 @@ def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -
     return "\n\n".join(notes)
 
 
-def _front_matter(lineage: Lineage, runs: Runs) -> str:
-    library = [f"library_name: {name.lower()}" for name in (TRANSFORMERS, VLLM) if name in runs.needs][:1]
-    own = (*library, "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
+def _front_matter(lineage: Lineage, low: Stored | None) -> str:
+    library = "vllm" if low is not None and low.scheme.layout == MODELOPT else "transformers"
+    own = (f"library_name: {library}", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
     return "\n".join((*own, *lineage.lines()))
 
 
@@ -228,29 +220,36 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     return {"float32": "fp32", "float16": "fp16"}.get(named, "bf16")
 
 
-def _usage(runs: Runs, tokenizer: bool, low: Stored | None, family: bool = False) -> str:
-    parts, flag = [f"Runs in {runs}."], ""
+def _usage(member: Subnet, tokenizer: bool, low: Stored | None, family: bool = False) -> str:
+    code, parts, options = not member.is_uniform, [], ""
     if not tokenizer:
         parts.append("This folder has no tokenizer. The model uses the parent's tokenizer.")
-        flag = " --tokenizer PARENT"
-    if TRANSFORMERS in runs.needs:
-        own = runs.needs[TRANSFORMERS]
-        code = ", trust_remote_code=True" if CODE in own else ""
-        eager = ', experts_implementation="eager"' if EAGER in own else ""
-        python = _PYTHON[0 if tokenizer else 1].format(code=code, eager=eager)
-        parts.append(f"transformers 5.6 or newer{', and compressed-tensors' if COMPRESSED in own else ''}:")
+        options = " --tokenizer PARENT"
+    if code:
+        parts.append("The layers differ in width: the folder has two small files of code for `trust_remote_code`.")
+    if low is None or low.scheme.layout != MODELOPT:
+        eager = ', experts_implementation="eager"' if needs_eager_experts(member) else ""
+        trust = ", trust_remote_code=True" if code else ""
+        python = _PYTHON[0 if tokenizer else 1].format(code=trust, eager=eager)
+        parts.append(f"transformers 5.6 or newer{'' if low is None else ', and compressed-tensors'}:")
         parts.append(f"```python\n{python}\n```")
-    if low is not None or not {TRANSFORMERS, VLLM} <= runs.needs.keys():
-        parts.append(OTHERS)
+    if low is not None:
+        parts.append("Other software may refuse these weights, or load them and compute something else.")
     if low is not None and family:
         parts.append(
             "For vLLM, slice members and serve each: `nemo-elastic serve` takes families in full precision only."
         )
-    elif VLLM in runs.needs:
-        flag = (" --trust-remote-code" if CODE in runs.needs[VLLM] else "") + flag
-        parts += [f"{runs.named(VLLM)}:", f"```bash\nvllm serve .{flag}\n```"]
-    parts += [text for need, text in _NEEDS.items() if any(need in own for own in runs.needs.values())]
-    return "\n\n".join(parts)
+    else:
+        parts += ["vLLM:", f"```bash\nvllm serve .{' --trust-remote-code' if code else ''}{options}\n```"]
+    return "\n\n".join((*parts, "The pages of nemo-elastic say which software was tried with which shapes."))
+
+
+def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
+    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes,
+    which are `multiple` elements: 8 in bfloat16, 4 in float32.
+    """
+    read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
+    return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))
 
 
 def _provenance(ranking: str | None, provenance: Any) -> str:
@@ -260,43 +259,3 @@ def _provenance(ranking: str | None, provenance: Any) -> str:
 
 def _json(value: Any) -> str:
     return f"```json\n{json.dumps(value, indent=None if len(json.dumps(value)) < 100 else 1)}\n```"
-
-
-# ------------------------------------------------------------------ extra shapes
-
-
-def _extras(parent: Parent, family: Family | None, held: Subnet) -> str:
-    """The section about the extra shapes that can be cut by name from a folder; nothing where there are none."""
-    extras = [
-        m for m in (() if family is None else family.extras)
-        if m.subnet != held and why_not_nested(m.subnet, held) is None
-    ]  # fmt: skip
-    if not extras:
-        return ""
-    heads = [key.replace("_", " ") for key in counts(parent, parent.full)]
-    table = [f"| | {' | '.join(heads)} | layers | cut by |", "|---|" + "---:|" * len(heads) + "---:|---|"]
-    for m in extras:
-        costs = " | ".join(f"{n:,}" for n in counts(parent, m.subnet).values())
-        table.append(f"| {m.name} | {costs} | {len(m.subnet.layers)} | `nemo-elastic slice . --member {m.name}` |")
-    return f"""\
-{_BEGIN}
-## Extra shapes
-
-These shapes have a name and lie inside the weights, too. A search found them after training, for instance for a
-task. **No extra shape was trained. Evaluate a shape before use.**
-
-{_LINE.join(table)}
-
-{_END}
-
-"""
-
-
-def with_extras(text: str, family: Family) -> str:
-    """The card of a family with the extra shapes that it has now; its other text stays."""
-    section = _extras(family.parent, family, family.members[0].subnet)
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if begin and end:
-        return before + section.rstrip("\n") + after
-    return f"{text.rstrip()}\n\n{section.rstrip()}\n"

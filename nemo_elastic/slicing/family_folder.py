@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.family import Parent, Subnet, first_difference
 from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, tensors_of, write_models, write_text
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.outputs import Output, atomic_dir, check_output, check_place
-from nemo_elastic.io.read import json_object, read_json, read_text
-from nemo_elastic.io.write import prepared
+from nemo_elastic.io.outputs import Output, atomic_dir, check_output
+from nemo_elastic.io.read import json_object, read_json
 
-from .card import family_card, with_extras
+from .card import family_card
 from .lineage import CARD, Lineage, is_ours, lineage_of
 from .slicer import MEMBERS, slice_members
 
-__all__ = ["FAMILY", "QUANTIZED", "add_extra", "read_members", "slice_family", "write_family"]
+__all__ = ["FAMILY", "QUANTIZED", "read_members", "slice_family", "write_family"]
 
 #: in a manifest's provenance: how its weights got low precision
 QUANTIZED = "quantized"
@@ -148,48 +144,6 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
             raise ElasticError(f"{where}: not nested in the member before it: {why}")
         out[budget.name] = member
     return out
-
-
-def add_extra(
-    folder: Path,
-    name: str,
-    subnet: Subnet,
-    budget: Budget | None = None,
-    force: bool = False,
-    digest: str | None = None,
-    write: bool = True,
-) -> Family:
-    """Keep a shape under a name in a family's own `elastic.json`, and on its card.
-
-    Both files are whole on the disk before the first is put in its place, that of `elastic.json`: a family that is
-    stopped in between opens, with the shape, and its card has it as soon as another one is added.
-
-    Args:
-        folder: Of the family.
-        name, subnet, budget, force: See `Family.with_extra`.
-        digest: See `held_family`.
-        write: False to find out what would be refused.
-
-    Returns:
-        The family with the shape.
-    """
-    with held_family(folder, digest) as held, ExitStack() as files:
-        family = held.with_extra(name, subnet, budget, force)
-        card = with_extras(_read_card(folder / CARD), family) if (folder / CARD).is_file() else None
-        if not write:
-            check_place(folder / FILE)
-            return family
-        if card is not None:
-            files.enter_context(prepared(folder / CARD, card))
-        files.enter_context(prepared(folder / FILE, family.text()))
-    return family
-
-
-def _read_card(path: Path) -> str:
-    try:
-        return read_text(path)
-    except UnicodeDecodeError:
-        raise ElasticError("not UTF-8 text", path) from None
 
 
 def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:

@@ -7,7 +7,6 @@ commands on.
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,33 +23,27 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, cuts_heads
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH
-from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
+from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.checksums import held_family
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.writing import (
-    COMPANIONS,
     CONFIG,
     SHARD_BYTES,
     Model,
     Progress,
     tensors_of,
     write_models,
-    write_text,
 )
 from nemo_elastic.formats.low_precision import Weights
 from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tokenizer import find_tokenizer, own_files
-from nemo_elastic.io.outputs import Output, atomic_dir, check_file, check_output
-from nemo_elastic.io.read import read_bytes
-from nemo_elastic.io.write import absolute, atomic_write
+from nemo_elastic.io.outputs import atomic_dir, check_file, check_output
+from nemo_elastic.io.write import atomic_write
 
 from .beside import Check
-from .card import family_card
 from .family_folder import FAMILY, QUANTIZED, read_members, write_manifest
-from .lineage import CARD, PUBLISHED, lineage_of, provenance_in
+from .lineage import PUBLISHED, lineage_of, provenance_in
 from .pieces import cut_behind, cut_weights
 from .published import find_members, read_child
 from .verification import cut_check
@@ -61,7 +54,7 @@ if TYPE_CHECKING:
 
     from .streamed import Sequences
 
-__all__ = ["LINKS", "SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
+__all__ = ["SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
 
 
 def _is_untrained(path: Path) -> bool:
@@ -72,7 +65,7 @@ def _is_untrained(path: Path) -> bool:
 
 
 def _is_joined(path: Path) -> bool:
-    """Whether `init` put a manifest beside weights that others published, or links to them."""
+    """Whether `init` wrote a manifest into a folder that others published."""
     provenance = provenance_in(path)
     return PUBLISHED in provenance and QUANTIZED not in provenance
 
@@ -81,9 +74,6 @@ def _is_joined(path: Path) -> bool:
 SEARCHED = "untrained_loss"
 #: what `init` replaces: weeks of training are not in it
 UNTRAINED = replace(FAMILY, name="an untrained family", says=_is_untrained)
-#: links, and beside them what is written for a family or goes along with its cuts
-_BESIDE = "|".join(map(re.escape, (*COMPANIONS, CARD, CALIBRATION)))
-LINKS = Output("a family of links", f"[^/]*@|{_BESIDE}", FILE, _is_joined)
 
 
 def init_family(
@@ -261,19 +251,17 @@ class Joined:
 def join_family(
     parent_folder: str | Path,
     members: Mapping[str, str | Path],
-    out: str | Path | None = None,
     *,
     check: bool = False,
     force: bool = False,
 ) -> Joined:
-    """Make a family of a parent with sorted weights and its published members; no weights are copied.
+    """Make a family of a parent with sorted weights and its published members: write `elastic.json` into its folder.
 
     Args:
         parent_folder: A plain Nemotron-H in Hugging Face's format. A member is the front of each of its widths.
         members: Name -> folder or `config.json` of a smaller model, or a file with its shape.
-        out: The folder to write, of links to the parent's files; None writes `elastic.json` into the parent's folder.
         check: Compare every tensor of members that have weights with its cut. Nothing is written where one differs.
-        force: Replace an earlier family of the same kind. One in the parent's folder keeps its extra shapes.
+        force: Replace an earlier family of the same kind; its extra shapes stay.
 
     Returns:
         The family, and what was compared.
@@ -288,17 +276,14 @@ def join_family(
         raise ElasticError("is a member of a family, or in another format than Hugging Face's", source.folder)
     if source.family is not None and not _is_joined(path):
         raise ElasticError("is not a family of published members; init does not replace it", path)
-    if out is not None:
-        check_output(out, force, source.folder, *members.values(), kind=LINKS)
-    else:
-        check_file(path, force)
+    check_file(path, force)
     children = {NAME.read(name, "members"): read_child(place) for name, place in members.items()}
     whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
     parent, found = find_members(whole, children)
     subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
     provenance = _provenance(source, None) | {PUBLISHED: list(subnets)}
     family = Family.of(parent, subnets, provenance=provenance)
-    if out is None and source.family is not None:
+    if source.family is not None:
         with inside(f"{path}: extras"):
             family = replace(family, extras=source.family.extras)
     whole = replace(whole, parent=parent, held=parent.full)
@@ -311,36 +296,9 @@ def join_family(
     known = parent.has(SHARDS) or weights.keys() & {*cut}
     unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
     joined = Joined(family, checks, unsure)
-    if joined.ok and out is not None:
-        _write_links(whole, family, out, force)
-    elif joined.ok:
-        _write_in_place(path, family, source.family)
+    if joined.ok:
+        atomic_write(path, family.text(), replace=source.family is not None)
     return joined
-
-
-def _write_in_place(path: Path, family: Family, before: Family | None) -> None:
-    """Write the manifest where there was none, or over the one that was read before."""
-    if before is None:
-        atomic_write(path, family.text(), replace=False)
-        return
-    with held_family(path.parent) as held:
-        if held != before:
-            raise ElasticError("another process changed this family meanwhile; run the command again", path)
-        atomic_write(path, family.text())
-
-
-def _write_links(source: Source, family: Family, out: str | Path, force: bool) -> None:
-    """Write the manifest into a folder of links to the parent's weights, with a card of its own."""
-    own, lineage = {FILE, CARD, CALIBRATION}, lineage_of(source.companions, source.config)
-    with atomic_dir(out, force, [source.folder], LINKS) as folder:
-        for file in own_files(source.folder, COMPANIONS):  # cuts take no links
-            (folder / file.name).write_bytes(read_bytes(file))
-        for file in sorted(source.folder.iterdir()):
-            if file.is_file() and file.name not in {*own, *COMPANIONS} and not file.name.startswith("."):
-                (folder / file.name).symlink_to(absolute(file))
-        family.save(folder)
-        tokenizer = find_tokenizer(source.companions) is not None
-        write_text(folder / CARD, family_card(family, source.dtype, tokenizer, lineage, source.low))
 
 
 # ------------------------------------------------------------------ a family to try commands on

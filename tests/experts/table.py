@@ -33,8 +33,8 @@ from nemo_elastic.formats.megatron.shape import FIELDS
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.plan import preset
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.card import needs_eager_experts
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.loads import needs_eager_experts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.nn.test_transformers_parity import CASES, NEW_TOKENS, parent_model, tokens_of
 

@@ -14,7 +14,7 @@ import pytest
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io.outputs import Output, atomic_dir, filled_dir
-from nemo_elastic.io.write import MARK, atomic_write, explain_os_error, prepared
+from nemo_elastic.io.write import MARK, atomic_write, explain_os_error
 
 
 def names(folder):
@@ -196,32 +196,13 @@ def test_what_cannot_be_read_is_not_said_to_be_unwritable(tmp_path):
 
 def test_folders_above_a_failed_output_do_not_stay(tmp_path):
     error = KeyboardInterrupt
-    for write_it in (lambda: atomic_dir(tmp_path / "a" / "b" / "out"), lambda: prepared(tmp_path / "a" / "f", "x")):
-        with pytest.raises(error), write_it():
-            raise error
-        assert names(tmp_path) == []
+    with pytest.raises(error), atomic_dir(tmp_path / "a" / "b" / "out"):
+        raise error
+    assert names(tmp_path) == []
     with pytest.raises(error), atomic_dir(tmp_path / "a" / "out"):
         atomic_write(tmp_path / "a" / "theirs", "x")
         raise error
     assert names(tmp_path / "a") == ["theirs"]
-
-
-def test_of_several_files_none_is_changed_unless_all_are_on_the_disk(tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    for path in (first, second):
-        atomic_write(path, "old")
-    with files_of_at_most(1000):
-        for a, b, message in (("new", "x" * 2000, second), ("x" * 2000, "new", first)):
-            with pytest.raises(ElasticError, match=f"^{message}: a file is larger .*; nothing was changed there$"):
-                with prepared(first, a), prepared(second, b):
-                    pytest.fail("the block must not run")
-    with pytest.raises(RuntimeError), prepared(first, "new"), prepared(second, "new"):
-        assert first.read_text() == second.read_text() == "old"
-        raise RuntimeError
-    assert first.read_text() == second.read_text() == "old" and names(tmp_path) == ["first", "second"]
-    with prepared(first, "new"), prepared(second, "new"):
-        pass
-    assert first.read_text() == second.read_text() == "new" and names(tmp_path) == ["first", "second"]
 
 
 @pytest.mark.parametrize(

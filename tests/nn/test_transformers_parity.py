@@ -24,7 +24,7 @@ from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import load_family
-from nemo_elastic.slicing.loads import needs_eager_experts
+from nemo_elastic.slicing.card import needs_eager_experts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import LATENT, MOE, PARENT
 from tests.slicing.helpers import large_biases, write

@@ -27,7 +27,6 @@ from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.loads import where_it_runs
 
 from .conftest import PARENT
 from .damage import low
@@ -78,7 +77,6 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
         beside = memory(SHAPE, subnet, replace(spec, weights="bf16")) - weight_bytes_of(subnet)
         assert members[name]["memory"]["bytes"] - beside == weight_bytes(tmp_path / name) - scales
         assert members[name]["memory"]["weights"] == spec.weights
-        assert members[name]["runs_in"] == str(where_it_runs(subnet, SHAPE, stored))
 
 
 def weight_bytes_of(subnet: Any) -> int:
@@ -96,7 +94,6 @@ def test_slice_by_size(folders: dict[str, Path], run: Any, tmp_path: Path) -> No
     assert code == 0, err
     record = json.loads(out)
     assert record["parameters"] == members["small"]["parameters"] and record["memory"]["bytes"] == most
-    assert record["runs_in"] == members["small"]["runs_in"]
     assert open_source(tmp_path / "cut").held == MEMBER
     assert run("slice", folders["plain"], "--memory", f"{most}B", "--out", tmp_path / "plain")[0] == 2
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a card says of a shape that was not trained, of a folder without a tokenizer, and of what loads a member."""
+"""What a card says of a shape that was not trained, of a folder without a tokenizer, and of how to load a member."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ import pytest
 
 from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
-from nemo_elastic.slicing.loads import TRANSFORMERS, VLLM, where_it_runs
-from tests.quantize.conftest import EXPERTS, FEW, dense  # noqa: F401
-from tests.quantize.conftest import PARENT as WIDE
-from tests.quantize.conftest import SMALL as CUT
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
+from nemo_elastic.slicing.card import needs_eager_experts
+from tests.quantize.conftest import dense  # noqa: F401
 from tests.quantize.damage import low
+from tests.shapes import MOE
 from tests.shapes import PARENT as SMALL_HEADS
-from tests.vllm.low_precision import CASES, DENSE, RUNS
 
 from .helpers import SMALL, random_values, write
 
@@ -76,88 +74,18 @@ def test_its_python_runs_without_a_tokenizer(family: Path, tmp_path: Path) -> No
     assert done.stdout.startswith("[1, 2, 3, ")
 
 
-# ------------------------------------------------------------------ where a member runs
-
-TWO = replace(SMALL_HEADS, pattern="M-M*-*", attention_head_dim=32)
-
-
-@pytest.mark.parametrize(
-    ("member", "line"),
-    [
-        (TWO.full, "transformers, vLLM, NeMo"),
-        (
-            Subnet(16, (TWO.layer(1, ffn=8), TWO.layer(3), TWO.layer(4))),
-            "transformers (code in the folder), vLLM (code in the folder)",
-        ),
-        (Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2), TWO.layer(3))), "transformers (code in the folder)"),
-        (TWO.uniform([0, 1, 2, 4]), "transformers (slow without a cache), vLLM, NeMo"),
-        (
-            Subnet(16, (TWO.layer(0, mamba_heads=4), TWO.layer(2))),
-            "transformers (code in the folder; slow without a cache)",
-        ),
-    ],
-)
-def test_a_member_runs_where_the_page_says(member: Subnet, line: str) -> None:
-    assert str(where_it_runs(member.validate(TWO), TWO)) == line
-
-
-@pytest.mark.parametrize(("heads", "size", "converted"), [(4, 16, True), (8, 12, False)])
-def test_llama_cpp_takes_whole_64s_of_the_mamba_inner_size(heads: int, size: int, converted: bool) -> None:
-    """As its converter asserts, and a tokenizer is never promised: no shape says which one a family has."""
-    wide = replace(TWO, mamba_heads=8, mamba_head_dim=16)
-    member = wide.uniform(mamba_heads=heads, mamba_head_dim=size)
-    message = "llama.cpp (a tokenizer that its converter knows), " if converted else ""
-    assert str(where_it_runs(member, wide)) == f"transformers, vLLM, {message}NeMo"
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [(48, "vLLM, "), (120, "vLLM (on a GPU, not tried), "), (512, "vLLM (on a CPU), "), (4, ""), (264, "")],
-)
-def test_vllm_is_named_where_it_has_attention_of_that_size(size: int, message: str) -> None:
-    parent = replace(TWO, attention_head_dim=size)
-    assert str(where_it_runs(parent.full, parent)) == f"transformers, {message}NeMo"
-    without = parent.uniform([0, 1, 2, 4])
-    assert "vLLM, NeMo" in str(where_it_runs(without, parent)), "it has no attention"
-
-
-# ------------------------------------------------------------------ low precision
-
-STORED = {(p, x): Stored(scheme_of(p, x), True) for p in ("nvfp4", "fp8") for x in LAYOUTS}
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_named_is_what_was_seen(case) -> None:
-    """`tests/vllm/low_precision.py` tries them; a kernel that a CPU has not is no reason against a GPU."""
-    stored = Stored(scheme_of("nvfp4" if case.to == "w4a16" else case.to, case.layout), case.data)
-    member, parent = (CUT, WIDE) if case.model == DENSE else (FEW, EXPERTS)
-    seen = where_it_runs(member, parent, stored).needs
-    assert (TRANSFORMERS in seen) == (case.transformers == RUNS)
-    if case.model == DENSE:
-        assert ("on a GPU, not tried" not in seen[VLLM]) == (case.vllm == RUNS)
-
-
-@pytest.mark.parametrize(
-    ("precision", "layout", "dense_line", "experts_line"),
-    [
-        ("nvfp4", MODELOPT, "vLLM (nemo-elastic's plugin on a CPU)", "nemo-elastic alone"),
-        ("fp8", COMPRESSED, "transformers (compressed-tensors), vLLM (on a GPU, not tried)",
-         "transformers (compressed-tensors)"),
-    ],
-)  # fmt: skip
-def test_where_it_runs(precision: str, layout: str, dense_line: str, experts_line: str) -> None:
-    stored = STORED[precision, layout]
-    assert str(where_it_runs(CUT, WIDE, stored)) == dense_line
-    assert str(where_it_runs(FEW, EXPERTS, stored)) == experts_line
+def test_what_a_shape_needs_in_transformers() -> None:
+    parent = replace(MOE, hidden=16, expert_ffn=16)
+    assert not needs_eager_experts(parent.full) and needs_eager_experts(parent.uniform(hidden=12))
+    assert needs_eager_experts(parent.uniform(expert_ffn=12)) and not needs_eager_experts(PARENT.uniform(hidden=12))
 
 
 @pytest.mark.parametrize(("precision", "layout"), [("nvfp4", MODELOPT), ("fp8", COMPRESSED)])
 def test_cards(precision: str, layout: str, dense: Path, tmp_path: Path) -> None:  # noqa: F811
     family = low(dense, tmp_path / "family", precision, layout)
     slice_checkpoint(family, tmp_path / "cut", member="small")
-    for folder, member in ((family, WIDE.full), (tmp_path / "cut", CUT)):
+    for folder in (family, tmp_path / "cut"):
         text = card(folder)
-        assert f"Runs in {where_it_runs(member, WIDE, STORED[precision, layout])}." in text
         assert ("AutoModelForCausalLM" in text) == (layout == COMPRESSED)
         assert f"\nlibrary_name: {'transformers' if layout == COMPRESSED else 'vllm'}\n" in text
     served = bool(re.search(r"^vllm serve \.", card(tmp_path / "cut"), re.MULTILINE))

@@ -75,8 +75,7 @@ def test_a_family_of_even_cuts(tmp_path: Path) -> None:
     cut = json.loads(printed("slice", tmp_path / "family", "--active-params", "6000", "--out", small, "--json"))
     assert cut["active_parameters"] <= 6000 and cut["request"]["option"] == "--active-params"
     card = (small / "README.md").read_text()
-    assert f"| active parameters | {cut['active_parameters']:,} |" in card and "vllm serve" not in card
-    assert cut["runs_in"].startswith("transformers") and not {"NeMo", "vLLM"} & set(cut["runs_in"].split(", "))
+    assert f"| active parameters | {cut['active_parameters']:,} |" in card
     assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
 
 

@@ -5,9 +5,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +16,12 @@ from hypothesis import strategies as st
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.ranking import Ranking, sort
-from nemo_elastic.slicing.family_folder import add_extra, write_family
-from nemo_elastic.slicing.slicer import slice_checkpoint
+from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.untrained import init_family
-from tests.io.test_write import files_of_at_most
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents
@@ -180,98 +175,3 @@ def test_init_takes_fixed_shapes(plain, tmp_path):
     with pytest.raises(ElasticError, match="a JSON file"):
         init_family(plain, block, tmp_path / "other")
     assert not (tmp_path / "other").exists()
-
-
-# ------------------------------------------------------------------ extra shapes, and their part of a card
-
-CODE = PARENT.uniform([0, 1, 3, 4], hidden=12, ffn=8, mamba_heads=4)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write(tmp_path / "family", PARENT, {"small": SMALL}, tensors=random_values(PARENT))
-
-
-def card_of(folder: Path) -> str:
-    return (folder / "README.md").read_text(encoding="utf-8")
-
-
-def add(folder: Path, name: str) -> Family:
-    return add_extra(folder, name, CODE, force=True)
-
-
-def test_a_card_gets_them_once_and_keeps_the_rest(folder: Path) -> None:
-    before = card_of(folder)
-    assert "Extra shapes" not in before
-    add(folder, "code")
-    (folder / "README.md").write_text(f"{card_of(folder)}\nMy own words.\n", encoding="utf-8")
-    family = add(folder, "prose")
-    text = card_of(folder)
-    assert text.startswith(before.rstrip()) and text.endswith("My own words.\n")
-    assert text.count("## Extra shapes") == 1 and text.count("--member code`") == text.count("--member prose`") == 1
-    assert f"{family.member('code').parameters:,}" in text
-    add(folder, "prose")
-    assert card_of(folder) == text
-
-
-def test_a_folder_without_a_card_stays_so(folder: Path) -> None:
-    (folder / "README.md").unlink()
-    add(folder, "code")
-    assert not (folder / "README.md").exists()
-
-
-def test_members_name_those_that_are_inside_them(folder: Path, tmp_path: Path) -> None:
-    add(folder, "code")
-    for name, inside in (("full", True), ("small", False), ("code", False)):
-        slice_checkpoint(folder, tmp_path / name, member=name)
-        assert ("--member code`" in card_of(tmp_path / name)) is inside
-    slice_checkpoint(tmp_path / "full", tmp_path / "again", member="code")  # as the card says
-
-
-def _add_some(folder: Path, seed: int) -> None:
-    for i in range(6):
-        add(folder, f"e{seed}-{i}")
-
-
-def test_all_that_is_added_side_by_side_is_there(folder: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=_add_some, args=(folder, seed)) for seed in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * 4
-    wanted = sorted(f"e{seed}-{i}" for seed in range(4) for i in range(6))
-    assert sorted(Family.load(folder).extra_names) == wanted
-    assert all(f"--member {name}`" in card_of(folder) for name in wanted)
-
-
-def test_a_full_disk_changes_nothing_and_says_so(folder: Path) -> None:
-    """The second of the two files is the one that has no room."""
-    (folder / "README.md").write_text(card_of(folder) + "x" * 60_000)
-    before = contents(folder)
-    with files_of_at_most((folder / "README.md").stat().st_size):
-        with pytest.raises(ElasticError, match=r"README\.md: a file is larger .*; nothing was changed there"):
-            add(folder, "code")
-    assert contents(folder) == before
-
-
-def test_a_card_that_cannot_be_changed_leaves_the_family_as_it_was(folder: Path) -> None:
-    (folder / "README.md").write_bytes(b"\xff\xfe")
-    before = (folder / "elastic.json").read_bytes()
-    for write_it in (False, True):  # before the search, and after it
-        with pytest.raises(ElasticError, match=r"README\.md: not UTF-8 text"):
-            add_extra(folder, "code", CODE, write=write_it)
-    assert (folder / "elastic.json").read_bytes() == before
-
-
-def test_a_shape_is_not_put_into_another_family(folder: Path) -> None:
-    digest = family_digest(folder)
-    add_extra(folder, "code", CODE, digest=digest)
-    add_extra(folder, "prose", CODE, digest=digest)  # what others added is no other family
-    write(folder, PARENT, {"small": SMALL}, tensors=random_values(PARENT, seed=9), force=True)
-    with pytest.raises(
-        ElasticError, match="family: another process replaced this family meanwhile; run the command again"
-    ):
-        add_extra(folder, "code", CODE, digest=digest)
-    assert Family.load(folder).extra_names == ()

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,10 @@ import numpy as np
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.build import EOS_ID, PAD_ID, save_tokenizer, train_tokenizer
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
 from nemo_elastic.serving.calibration import fit, write_calibration
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.loads import CPU_HEADS
 from tests.serving.calibrated import signals_of
 
 from .cases import PARENT, ROOT, with_widths
@@ -83,17 +80,3 @@ def _calibrate(folder: Path, text: str) -> None:
     quality_nm = np.stack([0 * z_ns[:, 0], 2 * z_ns[:, 0], 2 * z_ns[:, 0] + z_ns[:, 2]], 1)
     sizes = [family.select(name).parameters for name in names]
     write_calibration(folder, fit(signals_ns, quality_nm, names, sizes))
-
-
-def wrong_heads() -> list[str]:
-    """Faults: sizes of attention heads that vLLM's kernels here have and cards do not know of, or the reverse."""
-    from nemo_elastic.serving.arguments import _check_heads
-
-    def has(size: int) -> bool:
-        try:
-            _check_heads(replace(PARENT, attention_head_dim=size))
-        except ElasticError:
-            return False
-        return True
-
-    return [f"heads of {size} channels" for size in range(1, 1025) if has(size) != (size in CPU_HEADS)]

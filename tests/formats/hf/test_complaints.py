@@ -21,7 +21,6 @@ from nemo_elastic.core.layout import is_exact
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.slicing.loads import TRANSFORMERS, VLLM, where_it_runs
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.formats.hf.hf_client import Worker, worker
 from tests.ranking.test_sorting import unstriped
@@ -119,15 +118,8 @@ def whole_biases(folder: Path, hf: Worker) -> None:
     assert biases == ["float32"] * SMALL.pattern.count("E")
 
 
-def where(*engines: str) -> Callable[[Path, Worker], None]:
-    """The folder says itself which engines take it."""
-
-    def holds(folder: Path, _: Worker) -> None:
-        runs = where_it_runs(open_source(folder).held, open_source(folder).parent)
-        assert tuple(name for name in (TRANSFORMERS, VLLM) if name in runs.needs) == engines
-        assert f"Runs in {runs}." in (folder / "README.md").read_text()
-
-    return holds
+def as_it_is(folder: Path, _: Worker) -> None:
+    """Nothing more than that transformers runs it."""
 
 
 COMPLAINTS = {
@@ -142,10 +134,8 @@ COMPLAINTS = {
         "NVIDIA/Model-Optimizer#2159", cut(SMALL, prediction=False), predicts_nothing
     ),
     "biases of experts are rounded": Complaint("NVIDIA-NeMo/Automodel#2553", half, whole_biases),
-    "widths of the parent beside those of the member": Complaint(
-        "NVIDIA/Model-Optimizer#1518", cut(SMALL), where(TRANSFORMERS)
-    ),
-    "layers of unlike widths": Complaint("ml-explore/mlx-lm#1506", cut(UNEVEN), where(TRANSFORMERS)),
+    "widths of the parent beside those of the member": Complaint("NVIDIA/Model-Optimizer#1518", cut(SMALL), as_it_is),
+    "layers of unlike widths": Complaint("ml-explore/mlx-lm#1506", cut(UNEVEN), as_it_is),
 }
 
 
