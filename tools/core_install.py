@@ -4,9 +4,8 @@
 
 Usage: python tools/core_install.py [argument for pip...]
 
-Installs into a temporary folder, makes a tiny parent there with numpy, a family of it, cuts and verifies members, and
-holds the times of `import nemo_elastic` and `nemo-elastic --help` against their limits. Exit code 1 and one line say
-what does not hold.
+Installs into a temporary folder, makes an example family there, cuts and verifies members, and holds the times of
+`import nemo_elastic` and `nemo-elastic --help` against their limits. Exit code 1 and one line say what does not hold.
 """
 
 from __future__ import annotations
@@ -24,43 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "tokenizers", "lightning", "nemo", "megatron", "datasets", "matplotlib")
 #: seconds, the best of so many tries
 IMPORT_LIMIT, HELP_LIMIT, TRIES = 0.3, 1.0, 3
-BLOCK = """
-elastic:
-  budgets: [{name: big}, {name: half, ratio: 0.5}]
-  axes: {hidden: [16, 12, 8], ffn: [16, 8, 4], depth: [5, 4, 3]}
-"""
-#: Runs in the fresh environment: a plain Nemotron-H of random numbers, written by numpy alone.
-MAKE_PARENT = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from safetensors.numpy import save_file
-out = Path(sys.argv[1])
-out.mkdir()
-hidden, vocab, ffn, heads, size, groups, state, kernel, queries, keys, width = 16, 32, 16, 6, 4, 2, 4, 4, 4, 2, 4
-inner, bc = heads * size, 2 * groups * state
-layer = {
-    "M": {"in_proj.weight": (2 * inner + bc + heads, hidden), "conv1d.weight": (inner + bc, 1, kernel),
-          "conv1d.bias": (inner + bc,), "A_log": (heads,), "D": (heads,), "dt_bias": (heads,), "norm.weight": (inner,),
-          "out_proj.weight": (hidden, inner)},
-    "-": {"up_proj.weight": (ffn, hidden), "down_proj.weight": (hidden, ffn)},
-    "*": {"q_proj.weight": (queries * width, hidden), "k_proj.weight": (keys * width, hidden),
-          "v_proj.weight": (keys * width, hidden), "o_proj.weight": (hidden, queries * width)},
-}
-pattern = "M-M*-"
-shapes = {"backbone.embeddings.weight": (vocab, hidden), "backbone.norm_f.weight": (hidden,),
-          "lm_head.weight": (vocab, hidden)}
-for i, kind in enumerate(pattern):
-    shapes[f"backbone.layers.{i}.norm.weight"] = (hidden,)
-    shapes |= {f"backbone.layers.{i}.mixer.{name}": shape for name, shape in layer[kind].items()}
-rng = np.random.default_rng(0)
-save_file({name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}, out / "model.safetensors")
-(out / "config.json").write_text(json.dumps({
-    "model_type": "nemotron_h", "hybrid_override_pattern": pattern, "hidden_size": hidden, "vocab_size": vocab,
-    "intermediate_size": ffn, "mamba_num_heads": heads, "mamba_head_dim": size, "n_groups": groups,
-    "ssm_state_size": state, "conv_kernel": kernel, "num_attention_heads": queries, "num_key_value_heads": keys,
-    "head_dim": width}))
-"""
 
 
 class Failed(Exception):
@@ -97,65 +59,51 @@ def install(place: Path, pip_arguments: list[str]) -> Path:
 def measure(binaries: Path) -> None:
     """Hold the two times against their limits."""
     timed = "import time; t = time.perf_counter(); import nemo_elastic; print(time.perf_counter() - t)"
-    took = {"import nemo_elastic": [], "nemo-elastic --help": []}
+    imports, helps = [], []
     for _ in range(TRIES):
-        took["import nemo_elastic"].append(float(call(binaries / "python", "-c", timed)))
+        imports.append(float(call(binaries / "python", "-c", timed)))
         start = time.perf_counter()
         call(binaries / "nemo-elastic", "--help")
-        took["nemo-elastic --help"].append(time.perf_counter() - start)
-    for (what, times), limit in zip(took.items(), (IMPORT_LIMIT, HELP_LIMIT), strict=True):
+        helps.append(time.perf_counter() - start)
+    for what, times, limit in (("import nemo_elastic", imports, IMPORT_LIMIT), ("--help", helps, HELP_LIMIT)):
         print(f"{what}: {min(times):.3f} s, the best of {TRIES}; the limit is {limit} s")
         if min(times) >= limit:
             raise Failed(f"{what} takes {min(times):.3f} s; the limit is {limit} s")
 
 
 def use(binaries: Path, place: Path) -> None:
-    """Make a family, look at it, cut it, check it."""
-    cli = binaries / "nemo-elastic"
-    call(binaries / "python", "-c", MAKE_PARENT, place / "parent")
-    (place / "elastic.yaml").write_text(BLOCK)
-    family, half = place / "family", place / "half"
-    call(cli, "init", place / "parent", "--config", place / "elastic.yaml", "--out", family)
-    call(cli, "inspect", family)
+    """Make an example family, look at it, cut it, check it; what needs an extra names it."""
+    cli, family, half = binaries / "nemo-elastic", place / "family", place / "half"
+    call(cli, "init", "--example", "--out", family)
     members = json.loads(call(cli, "inspect", family, "--json"))["members"]
-    sizes = {name: member["parameters"] for name, member in members.items()}
-    if list(sizes) != ["big", "half"] or not 0 < sizes["half"] <= sizes["big"] / 2:
-        raise Failed(f"inspect: members big and half were asked for, it has {sizes}")
+    name, parameters = list(members)[-1], [member["parameters"] for member in members.values()]
+    if parameters != sorted(parameters, reverse=True):
+        raise Failed(f"inspect: members are out of order: {parameters}")
     call(cli, "verify", family)
-    call(cli, "slice", family, "--member", "half", "--out", half)
-    call(cli, "slice", family, "--params", sizes["big"], "--out", place / "big")
-    for folder, name in ((half, "half"), (place / "big", "big")):
-        call(cli, "verify", folder)
+    call(cli, "plan", "--config", ROOT / "conf/elastic_12b.yaml", "--parent", "nemotron-nano-12b-v2", "--gpus", 64)
+    call(cli, "slice", family, "--member", name, "--out", half)
+    call(cli, "slice", family, "--params", parameters[0], "--out", place / "big")
+    for folder, size in ((half, parameters[-1]), (place / "big", parameters[0])):
         report = json.loads(call(cli, "verify", folder, "--json"))
-        logits = [check for check in report["checks"] if check["name"] == "logits"]
-        if not report["ok"] or [check["ok"] for check in logits] != [None]:
+        if not report["ok"] or [c["ok"] for c in report["checks"] if c["name"] == "logits"] != [None]:
             raise Failed(f"verify: {folder.name} must pass, with the run of the model skipped: {report}")
-        if json.loads(call(cli, "inspect", folder, "--json"))["members"][name]["parameters"] != sizes[name]:
-            raise Failed(f"inspect: {folder.name} has not the {sizes[name]} parameters of {name}")
-    line = call(cli, "slice", family, "--member", "half", "--out", half, code=2)
-    if "already exists" not in line:
-        raise Failed(f"slice: an output in the way was reported as: {line}")
-    line = call(cli, "verify", family, "--forward", code=2)
-    if f"{ROOT}[runtime]" not in line:
-        raise Failed(f"verify --forward: that torch is missing was reported as: {line}")
-    commands = (("demo", "--out", place / "demo"), ("train", "--factory", "x"), ("eval", family, "--data", place))
-    for command in commands:
-        line = call(cli, *command, code=2)
-        if f"pip install '{ROOT}[" not in line or (place / "demo").exists():
-            raise Failed(f"{command[0]}: that an extra is missing was reported as: {line}")
-    recipes = (
-        "from nemo_elastic import PAPER, Curriculum, ElasticConfig, Stage\n"
-        "from nemo_elastic.recipes.families import FAMILIES\n"
-        "print(*(name for name, row in FAMILIES.items() if ElasticConfig.load(row.block)))"
-    )
-    names = call(binaries / "python", "-c", recipes).split()
-    line = call(cli, "plan", "--recipe", "nowhere", code=2)
-    if not names or ", ".join(names) not in line:
-        raise Failed(f"plan: a wrong name must be reported with {names}: {line}")
+        (member,) = json.loads(call(cli, "inspect", folder, "--json"))["members"].values()
+        if member["parameters"] != size:
+            raise Failed(f"inspect: {folder.name} has {member['parameters']} parameters, not {size}")
+    wrong: dict[str, tuple[object, ...]] = {
+        "already exists": ("slice", family, "--member", name, "--out", half),
+        "[runtime]": ("verify", family, "--forward"),
+        "pip install": ("demo", "--out", place / "demo"),
+        "[nemo": ("train", "--factory", "x"),
+        "nemotron_elastic_12b": ("plan", "--recipe", "nowhere"),
+    }
+    for needed, words in wrong.items():
+        if needed not in (line := call(cli, *words, code=2)) or (place / "demo").exists():
+            raise Failed(f"{words[0]}: the line lacks {needed!r}: {line}")
     line = call(binaries / "python", "-c", "from nemo_elastic import load_family", code=1)
     if f"pip install '{ROOT}[runtime]'" not in line:
         raise Failed(f"load_family: that torch is missing was reported as: {line}")
-    print(f"init, inspect, verify and slice work: {sizes}; what needs an extra names it")
+    print(f"init, inspect, verify and slice work: {parameters}; what needs an extra names it")
 
 
 def main(pip_arguments: list[str]) -> int:

@@ -20,25 +20,16 @@ SHOWN = re.compile(r"<!-- table (\w+)(?: (\d+))? -->\n(.*?)<!-- end -->", re.DOT
 
 def pages() -> list[Path]:
     """Pages that may show a table."""
-    return [
-        ROOT / "README.md",
-        *sorted((ROOT / "docs").glob("*.md")),
-        *sorted((ROOT / "docs" / "studies").glob("*.md")),
-    ]
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", *sorted(docs.glob("*.md")), *sorted(docs.glob("studies/*.md"))]
 
 
 def shown(name: str, rows: int, page: Path) -> str:
-    """A table, or its first rows with a link from the page to the rest; 0: every row.
-
-    Raises:
-        OSError: there is no such table.
-    """
+    """A table, or its first rows with a link from the page to the rest; 0: every row."""
     path = TABLES / f"{name}.md"
-    text = path.read_text(encoding="utf-8").strip()
-    lines = text.splitlines()
-    if not rows or len(lines) <= rows + 2:
-        return text
-    return "\n".join([*lines[: rows + 2], "", f"[All rows]({os.path.relpath(path, page.parent)})"])
+    lines = path.read_text(encoding="utf-8").strip().splitlines()
+    more = [] if not rows or len(lines) <= rows + 2 else ["", f"[All rows]({os.path.relpath(path, page.parent)})"]
+    return "\n".join([*(lines[: rows + 2] if more else lines), *more])
 
 
 def filled(page: Path) -> str:

@@ -1,11 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The data that both hosts have: which of it ranks, trains and validates a family, as a table; and a little of each.
+"""The data that both hosts have: which of it ranks, trains and validates a family; and a little of each.
 
-    python -m tests.hosts.data_kinds > docs/tables/data_modules.md
-
-`data.py` of each host runs every row that is not refused, and `test_data_modules.py` holds every row to what
-has happened.
+`data.py` of each host runs every kind that is not refused.
 """
 
 from __future__ import annotations
@@ -18,12 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.data.large import TEMPLATE
-from tests.workers import ROOT
 
-TABLE = ROOT / "docs" / "tables" / "data_modules.md"
 NEMO, BRIDGE = "NeMo", "Megatron-Bridge"
-#: what a run does with its data
-COLUMNS = ("rank", "stage 1", "stage 2", "validate")
 #: of a run of each stage; conversations in the files
 STEPS, CHATS = 2, 60
 #: name of the losses of a stock fine-tuning, and of a family's whole member; how far they may be apart, relative
@@ -43,7 +36,7 @@ ASKS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of the table.
+    """A kind of data.
 
     Attributes:
         host, data: whose, and its class.
@@ -108,16 +101,6 @@ def runs_of(host: str) -> list[str]:
     return [name for name, kind in KINDS.items() if kind.host == host and not kind.line]
 
 
-def markdown() -> str:
-    """The table."""
-    lines = [f"| Host | Data | Settings | {' | '.join(COLUMNS)} | |", "|---|---|---|---|---|---|---|---|"]
-    for kind in KINDS.values():
-        cells = ["no" if kind.line else "yes"] * len(COLUMNS)
-        said = f"`{kind.line.partition(' is not allowed')[0]}` is refused" if kind.line else ""
-        lines.append(f"| {kind.host} | `{kind.data}` | {kind.how} | {' | '.join(cells)} | {said} |")
-    return "\n".join(lines) + "\n"
-
-
 def write_data(place: Path, packed: str, length: int) -> None:
     """PLACE/chats and PLACE/notes, conversations and short texts as `nemo-elastic data` writes them, by PLACE/data's
     tokenizer.
@@ -180,7 +163,7 @@ def both_stages(place: Path, name: str, train: Callable[..., Any]) -> dict[str, 
 
 
 def check(kind: Kind, facts: Mapping[str, Any]) -> None:
-    """Every cell of a row that ran: what was ranked on, trained and validated; masks and documents counted."""
+    """What was ranked on, trained and validated; masks and documents counted."""
     seen = facts["ranking"]
     assert seen["samples"] > 0 and ("counted" in seen) == kind.masked, facts
     if kind.masked:
@@ -203,7 +186,3 @@ def check_as_stock(facts: Mapping[str, list[float]]) -> None:
     for stock, own in pairs:
         assert len(own) == len(stock) == 2 * STEPS and stock[-1] < stock[0], facts
         assert all(abs(a - b) <= APART * b for a, b in zip(own, stock, strict=True)), facts
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `apply_elastic` does with a host's own recipes, as a table; and a block for any of their parents."""
+"""What `apply_elastic` does with a host's own recipes; and a block for any of their parents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ SIZES = (
     r"model\.(config\.)?(hidden_size|ffn_hidden_size|mamba_\w+|num_\w+|kv_channels|hybrid_\w+)"
     r"|model\.elastic.*|optimizer_\w+_provider.*"
 )
-#: what the table says, in this order
 ACCEPTED, REFUSED, HUB = "accepted", "refused", "needs a hub"
 
 
@@ -96,42 +95,6 @@ def outcome(name: str, make: Callable[[], Any], apply: Callable[[Any], str], hub
     return Outcome(name, ACCEPTED, "", settings, [line.strip() for line in warned.splitlines()])
 
 
-def markdown(results: Sequence[Outcome]) -> str:
-    """The table: recipes of one outcome share a row; below it the settings that change, and in which rows."""
-    alike: dict[Any, list[Outcome]] = {}
-    for one in sorted(results, key=lambda x: (ACCEPTED, REFUSED, HUB).index(x.verdict)):
-        alike.setdefault((one.verdict, one.line, *one.warnings, *one.changes.items()), []).append(one)
-    rows = list(enumerate(alike.values(), 1))
-    lines = ["| | Recipes | `apply_elastic` | It warns of, or the line that refuses |", "|---:|---|---|---|"]
-    for number, (first, *_) in ((n, ones) for n, ones in rows):
-        names = ", ".join(f"`{one.recipe}`" for one in dict(rows)[number])
-        count = f", {len(first.changes)} changes" if first.verdict == ACCEPTED else ""
-        message = "<br>".join(_cell(line) for line in (first.line, *first.warnings) if line)
-        lines.append(f"| {number} | {names} | {first.verdict}{count} | {message} |")
-    accepted = {number: ones[0] for number, ones in rows if ones[0].verdict == ACCEPTED}
-    settings = sorted({(name, what) for one in accepted.values() for name, what in one.changes.items()})
-    lines += ["", "| Setting | becomes | in the rows |", "|---|---|---|"]
-    for name, what in settings:
-        having = [number for number, one in accepted.items() if one.changes.get(name) == what]
-        where = "all accepted" if len(having) == len(accepted) else ", ".join(map(str, having))
-        lines.append(f"| `{name}` | {_cell(what)} | {where} |")
-    return "\n".join(lines) + "\n"
-
-
-def main(
-    argv: Sequence[str],
-    outcomes: Iterable[Outcome],
-    step: Callable[[str, Path], Any],
-    settings_of: Callable[[str], Mapping[str, Any]],
-) -> None:
-    """`--markdown FILE` writes the table, `--steps FOLDER [NAMES]` lets those train, or all that are accepted."""
-    if argv[0] == "--markdown":
-        Path(argv[1]).write_text(markdown(list(outcomes)), encoding="utf-8")
-    else:
-        names = argv[2:] or [one.recipe for one in outcomes if one.verdict == ACCEPTED]
-        run_steps(Path(argv[1]), step, {name: settings_of(name) for name in names})
-
-
 def run_steps(
     place: Path,
     step: Callable[[str, Path], Any],
@@ -193,7 +156,3 @@ def check_steps(place: Path, accepted: Sequence[str], steps: int) -> dict[str, A
         family = open_source(one["checkpoints"]).family
         assert family is not None and [member.name for member in family] == ["full", "small"], name
     return actual
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("->", "→")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of data modules: this host's rows are run or refused, and the page has what was seen."""
+"""This host's kinds of data rank, train and validate, or are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from tests.hosts.data_kinds import AS_STOCK, BRIDGE, KINDS, NEMO, TABLE, check, check_as_stock, markdown, runs_of
+from tests.hosts.data_kinds import AS_STOCK, BRIDGE, KINDS, NEMO, check, check_as_stock, runs_of
 from tests.hosts.here import HERE, ON_BRIDGE, ON_NEMO
 from tests.parallel.forks import measured
 from tests.parallel.runs import BLOCK
@@ -52,7 +52,3 @@ def test_a_loader_of_ones_own_follows_a_ranking() -> None:
     BridgeRecipe(recipe).check_data(search, 2)
     with pytest.raises(ElasticError, match="dataloader_type: 'external' is not allowed"):
         BridgeRecipe(recipe).check_data(search, 1)
-
-
-def test_the_page_has_the_table() -> None:
-    assert TABLE.read_text(encoding="utf-8") == markdown(), "python -m tests.hosts.data_kinds > docs/tables/…"

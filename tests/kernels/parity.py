@@ -3,10 +3,10 @@
 """mamba_ssm's own kernels, called as `nn.mixer` calls them, give the outputs and gradients of torch.
 
 They run on a CPU in Triton's interpreter, from the Python sources of several releases; causal_conv1d's CUDA extension
-is emulated with its conditions (`conv_cuda`). No part of the default suite: `make tables NAME=kernels` sets up the
-environment and runs
+is emulated with its conditions (`conv_cuda`). Run
 
-    python -m tests.kernels.parity SOURCES [--markdown FILE]
+    make .venv-kernels/.stamp
+    .venv-kernels/bin/python -m tests.kernels.parity .venv-kernels/sources
 
 The exit code is 1 unless every case is within its limit. That the emulated conditions mean something is checked too:
 releases before 2.3 must fail where the fused call gets rows that it does not take.
@@ -25,7 +25,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_elastic.io.write import atomic_write
 from tests.gpu_checks.kernel_cases import CASES, Case, Limits, faults
 
 ROOT = Path(__file__).parents[2]
@@ -59,37 +58,9 @@ def _numbers(release: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", release))
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """The result in Markdown: one of deviations, one of what padded rows would give."""
-    deviations = _lines(["layer on one rank", "numbers", "channels", "calls", *results], 2)
-    padded = _lines(["layer on one rank", "numbers", "channels", *results], 2)
-    for i, case in enumerate(CASES):
-        w, dtype = case.widths, "bf16" if case.bf16 else "float32"
-        rows = [entries[i] for entries in results.values()]
-        each = [f"{r['out']:.1e} / {max(r['grads'].values()):.1e}" for r in rows]
-        deviations += _row([case.title, dtype, w.projection, "fused" if w.fused else "two", *each])
-        if not w.fused:
-            padded += _row([case.title, dtype, w.projection, *(r["padded"] for r in rows)])
-    return (
-        "\n".join(
-            [*deviations, "", "What the fused call alone would do, with rows padded to a multiple of 8:", "", *padded]
-        )
-        + "\n"
-    )
-
-
-def _lines(head: list[str], texts: int) -> list[str]:
-    return [*_row(head), "|---" * texts + "|---:" * (len(head) - texts) + "|"]
-
-
-def _row(cells: list[Any]) -> list[str]:
-    return [f"| {' | '.join(map(str, cells))} |"]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", type=Path, help="folder with one folder per release of mamba_ssm")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file if all is well")
     args = parser.parse_args()
     folders = sorted((f.parent for f in args.sources.glob("*/mamba_ssm")), key=lambda f: _numbers(f.name))
     if not folders:
@@ -100,15 +71,13 @@ def main() -> int:
             start = time.monotonic()
             report[folder.name] = run(folder.resolve(), Path(place))
             print(f"== mamba_ssm {folder.name}: {time.monotonic() - start:.0f} s", flush=True)
-    text = table(report)
-    print(text)
+            for case, got in zip(CASES, report[folder.name], strict=True):
+                print(f"{case.title}: {got['out']:.1e}, gradients {max(got['grads'].values()):.1e}", flush=True)
     wrong = [
         x for name, entries in report.items() for case, got in zip(CASES, entries) for x in judge(name, case, got)
     ]
     if wrong:
         print("\n".join(wrong), file=sys.stderr)
-    elif args.markdown:
-        atomic_write(args.markdown, text)
     return 1 if wrong else 0
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train, kill, go on, cut, verify, again and again for some minutes; every kill at another point.
 
-    python -m tests.parallel.soak [--minutes 20] [--seed N] [--markdown FILE]
+    python -m tests.parallel.soak [--minutes 20] [--seed N]
 
 A cycle trains both stages of a tiny family and cuts its members, killed at random moments until it has survived some,
 and must end with the tensors of a cycle that nobody killed and with members that `verify` accepts. Ends with exit code
@@ -12,7 +12,6 @@ and must end with the tensors of a cycle that nobody killed and with members tha
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import random
 import tempfile
@@ -118,27 +117,16 @@ def soak(minutes: float, seed: int, place: Path) -> Counter[str]:
     return counts
 
 
-def markdown(counts: Counter[str], minutes: float, seed: int) -> str:
-    """The counts, in the order in which they came up, and when."""
-    lines = [f"| {minutes:g} minutes on {datetime.date.today()}, seed {seed} | count |", "|---|---:|"]
-    names = sorted(counts, key=lambda name: (not name.startswith(("cycles", "starts")), name))
-    return "\n".join([*lines, *(f"| {name} | {counts[name]} |" for name in names)]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     host().load()
     with tempfile.TemporaryDirectory(prefix="nemo-elastic-soak-") as place:
         prepare(Path(place))
         counts = soak(args.minutes, args.seed, Path(place))
-    text = markdown(counts, args.minutes, args.seed)
-    print(text)
-    if args.markdown:
-        args.markdown.write_text(text)
+    print(*(f"{count:>6}  {what}" for what, count in sorted(counts.items())), f"seed {args.seed}", sep="\n")
     if counts["folders refused"] or counts["ends with the tensors of a run that nobody killed"] < counts["cycles"]:
         raise SystemExit(1)
 

@@ -1,26 +1,18 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The parallelism table: every layout of ranks against one rank that trains the same.
-
-    python -m tests.parallel.table FOLDER [--markdown FILE]
-
-Trains in FOLDER. Ends with exit code 1 where a layout trains anything else. The tests run those of `SUITE`: each way
-to lay out ranks, alone and with others; `make tables NAME=parallel` runs all.
-"""
+"""Layouts of ranks against one rank that trains the same: each way to lay out ranks, alone and with others."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.parallel.compare import LOSS, WEIGHT, deviation, gradients, lines, weights
-from tests.parallel.runs import PEAK, WIDE, Job, Layout, do, host, prepare, ranking_of
+from tests.parallel.runs import PEAK, WIDE, Job, Layout, do, prepare, ranking_of
 from tests.support.figures import largest
 
 STEPS = 2
@@ -31,85 +23,15 @@ MEMBERS = 1e-4
 #: the same in bf16, which rounds activations to 8 bits; and of a step's loss from that in float32
 HALF_GRADIENT, HALF_LOSS, HALF_MEMBERS, SINGLE = 5e-2, 2e-3, 5e-3, 1e-2
 
-ROWS = (
-    Layout(tensor=2),
-    Layout(tensor=2, soft=True),
-    Layout(tensor=2, sequence=True),
-    Layout(tensor=2, sequence=True, soft=True),
-    Layout(tensor=2, sequence=True, micro_batches=4),
-    Layout(tensor=4),
-    Layout(tensor=4, sequence=True, soft=True),
-    Layout(data=2),
-    Layout(data=2, soft=True),
-    Layout(data=2, micro_batches=4),
-    Layout(data=2, sharded=True),
-    Layout(data=2, sharded=True, soft=True, micro_batches=4),
-    Layout(tensor=2, data=2, soft=True),
-    Layout(tensor=2, sequence=True, data=2, sharded=True),
-    Layout(data=2, soft=True, micro_batches=4, overlap=True),
-    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, overlap=True),
-    Layout(pipeline=2, teacher=False, micro_batches=4),
-    Layout(pipeline=2, teacher=False, micro_batches=4, soft=True),
-    Layout(pipeline=2, teacher=False),
-    Layout(pipeline=2, data=2, teacher=False, micro_batches=4, soft=True),
-    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True),
-    Layout(tensor=2, pipeline=2, teacher=False, micro_batches=4),
-    Layout(tensor=2, sequence=True, pipeline=2, teacher=False, micro_batches=4, soft=True),
-    Layout(pipeline=2, micro_batches=4),
-    Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
-    Layout(pipeline=4, micro_batches=4, mode="frozen_ce"),
-    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True),
-    Layout(tensor=2, pipeline=2, micro_batches=4),
-    Layout(tensor=2, pipeline=2, micro_batches=4, mode="frozen_ce"),
-    Layout(tensor=2, sequence=True, pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
-    Layout(pipeline=2, micro_batches=4, mode="trainable"),
-    Layout(recompute="selective"),
-    Layout(recompute="full"),
-    Layout(recompute="full", soft=True, micro_batches=4),
-    Layout(tensor=2, sequence=True, recompute="full", soft=True),
-    Layout(tensor=2, sequence=True, recompute="full", micro_batches=4),
-    Layout(pipeline=2, recompute="full", teacher=False, micro_batches=4, soft=True),
-    Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
-    Layout(context=2),
-    Layout(context=2, soft=True, recompute="full"),
-    Layout(context=4, micro_batches=4),
-    Layout(context=2, data=2, sharded=True, soft=True),
-    Layout(context=2, tensor=2, sequence=True, soft=True),
-    Layout(context=2, pipeline=2, micro_batches=4, mode="frozen_ce"),
-)
-#: a router that no rank's shard holds whole, in all layouts that cut it elsewhere; its clipping is always active
-SHARDS = (
-    Layout(tensor=2, soft=True, clip=1e-4, router=WIDE),
-    Layout(data=2, sharded=True, soft=True, clip=1e-4, router=WIDE),
-    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, clip=1e-4, router=WIDE),
-    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, clip=1e-4, router=WIDE),
-)
 #: in bf16, as the large recipes train: the weights of the model in half precision, the router's in float32
-HALVES = (
-    Layout(data=2, sharded=True, soft=True, half=True),
-    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, half=True),
-    Layout(pipeline=2, data=2, sharded=True, teacher=False, micro_batches=4, soft=True, half=True),
-    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True),
-)
-#: of searched shapes, on text of which a part counts
-SEARCHED = (
-    Layout(tensor=2, sequence=True, data=2, sharded=True, micro_batches=4, searched=True),
-    Layout(pipeline=2, micro_batches=4, searched=True),
-    Layout(pipeline=4, micro_batches=4, mode="frozen_ce", searched=True),
-    Layout(pipeline=2, micro_batches=4, mode="trainable", searched=True),
-    Layout(pipeline=2, data=2, teacher=False, micro_batches=4, searched=True),
-    Layout(context=2, micro_batches=4, searched=True),
-    Layout(context=2, data=2, micro_batches=4, searched=True, per_token=True),
-    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, half=True, searched=True),
-)
-#: those of `make test`: every kind of parallelism, in as few runs as show it
+HALF = Layout(pipeline=2, data=2, sharded=True, micro_batches=4, soft=True, half=True)
+#: those of `make test`: every kind of parallelism, in as few runs as show it. Searched ones count a part of the text
 FEW = (
     Layout(tensor=2, sequence=True, data=2, sharded=True),
     Layout(tensor=2, sequence=True, pipeline=2, recompute="full", micro_batches=4, soft=True),
-    HALVES[3],
-    SEARCHED[1],
+    HALF,
+    Layout(pipeline=2, micro_batches=4, searched=True),
 )
-#: those that the tests run
 SUITE = (
     *FEW,
     Layout(tensor=2, soft=True),
@@ -123,13 +45,18 @@ SUITE = (
     Layout(recompute="selective"),
     Layout(context=2, tensor=2, sequence=True, soft=True),
     Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, overlap=True),
-    SHARDS[0],
-    SHARDS[2],
-    HALVES[1],
-    *(layout for layout in SEARCHED if layout != SEARCHED[1]),
+    # a router that no rank's shard holds whole, in all layouts that cut it elsewhere; its clipping is always active
+    Layout(tensor=2, soft=True, clip=1e-4, router=WIDE),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, clip=1e-4, router=WIDE),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, soft=True, half=True),
+    Layout(tensor=2, sequence=True, data=2, sharded=True, micro_batches=4, searched=True),
+    Layout(pipeline=4, micro_batches=4, mode="frozen_ce", searched=True),
+    Layout(pipeline=2, micro_batches=4, mode="trainable", searched=True),
+    Layout(pipeline=2, data=2, teacher=False, micro_batches=4, searched=True),
+    Layout(context=2, micro_batches=4, searched=True),
+    Layout(context=2, data=2, micro_batches=4, searched=True, per_token=True),
+    Layout(pipeline=2, data=2, sharded=True, micro_batches=4, half=True, searched=True),
 )
-EVERY = (*ROWS, *SHARDS, *HALVES, *SEARCHED)
-assert set(SUITE) <= set(EVERY)
 #: what megatron-core and NeMo cannot run, or not with us -> a setting of the strategy, why
 REFUSED = {
     "virtual pipeline stages": ("virtual_pipeline_model_parallel_size", 2, "NeMo's Mamba models have none"),
@@ -194,7 +121,7 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
     """The rows that are named, or all, and what the tests see beside; a layout that fails says how."""
     results: dict[str, dict[str, Any]] = {}
     prepare(place)
-    layouts = [one for one in EVERY if not only or one.name in only]
+    layouts = [one for one in SUITE if not only or one.name in only]
     if any(one.router == WIDE for one in layouts):
         wide = Layout(soft=True, router=WIDE)
         do(place, Job(ranking_of(wide), "rank", wide))
@@ -208,47 +135,8 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
         if not only or what in only:
             (ran,) = do(place, Job(what, stock=partial(set_strategy, name, value), ends=2))
             results[what] = {"line": ran["said"][0].splitlines()[-1].removeprefix("error: ")}
-    results["versions"] = {name: version(name) for name in ("megatron-core", "nemo-toolkit")}
     return results
 
 
 def set_strategy(name: str, value: Any, stock: Any) -> None:
     setattr(stock.trainer.strategy, name, value)
-
-
-def markdown(actual: Mapping[str, Mapping[str, Any]]) -> str:
-    """The tables of docs/layouts.md."""
-    head = ["TP", "SP", "CP", "PP", "DP", "distributed optimizer", "overlap", "recomputation", "micro-batches",
-            "steps", "distill", "loss", "gradients", "weights"]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 11 + "---:|" * 3]
-    for layout in ROWS:
-        r, report = actual[layout.name], asdict(layout)
-        yes = {True: "on", False: ""}
-        cells = [report["tensor"], yes[layout.sequence], report["context"], report["pipeline"], report["data"],
-                 yes[layout.sharded], yes[layout.overlap], layout.recompute or "", layout.micro_batches,
-                 "soft" if layout.soft else "sliced", layout.mode if layout.teacher else "ce"]  # fmt: skip
-        figures = [f"{r[k]:.0e}" if k in r else "" for k in ("loss", "gradient", "weight")]
-        lines.append("| " + " | ".join(map(str, [*cells, *figures])) + " |")
-    report = " and ".join(f"{name} {number}" for name, number in actual["versions"].items())
-    lines += ["", f"| refused with {report} | why | what is said |", "|---|---|---|"]
-    lines += [f"| {what} | {why} | `{actual[what]['line']}` |" for what, (_, _, why) in REFUSED.items()]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    args = parser.parse_args()
-    host().load()
-    results = measure(args.folder.resolve())
-    if args.markdown:
-        args.markdown.write_text(markdown(results))
-    print(markdown(results))
-    report = [f"{layout.name}: {line}" for layout in EVERY for line in wrong(layout, results[layout.name])]
-    if report:
-        raise SystemExit("\n".join(report))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layouts of ranks train what one rank trains: rows of `table.py`, all of which `make tables NAME=parallel` runs."""
+"""Layouts of ranks train what one rank trains: those of `table.py`."""
 
 from __future__ import annotations
 

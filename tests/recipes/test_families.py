@@ -230,10 +230,3 @@ def test_the_papers_block_takes_the_place_of_a_recipes(large: Any) -> None:
     assert recipe.optim.lr_scheduler.router_lr == 1e-2
     assert recipe.optim.lr_scheduler.freeze_step == PAPER.stage1.max_steps
     assert large.config.shapes == "search"
-
-
-def test_the_table_in_the_documentation_is_up_to_date() -> None:
-    from tools.recipe_table import table
-
-    stored = (ROOT / "docs" / "tables" / "recipes.md").read_text(encoding="utf-8")
-    assert table("nemo") == stored, "make tables NAME=recipes"

@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every Nemotron recipe of Megatron-Bridge's own through `apply_elastic`: what it says, and a small step of each.
 
-    python -m tests.support.bridge -m tests.hosts.bridge.stock --markdown docs/tables/stock_bridge.md
-    python -m tests.support.bridge -m tests.hosts.bridge.stock --steps PLACE
+    python -m tests.support.bridge -m tests.hosts.bridge.stock PLACE [NAME ...]
 
-The second gives PLACE/steps.json: of each accepted recipe what its step left. Each runs in a fork of this process.
+gives PLACE/steps.json: of each accepted recipe what its step left. Each runs in a fork of this process.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from tests.hosts.stock import (
+    ACCEPTED,
     BATCH,
     LENGTH,
     TEACHER,
@@ -28,13 +28,16 @@ from tests.hosts.stock import (
     Outcome,
     block_of,
     in_small,
-    main,
     outcome,
+    run_steps,
 )
 from tests.parallel.runs import write_prompts
 
 #: optimizer steps
 STEPS = 1
+#: settings that every recipe changes
+CHANGED = {"checkpoint.custom_manager_class", "checkpoint.dist_ckpt_optim_fully_reshardable",
+           "model.hybrid_stack_spec", "optimizer_config_override_provider"}  # fmt: skip
 PACKAGES = ("megatron.bridge.recipes.nemotronh", "megatron.bridge.perf_recipes.nemotronh")
 
 
@@ -158,4 +161,6 @@ def step(name: str, place: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     import nemo_elastic.hosts.bridge.apply  # noqa: F401  (once, for all)
 
-    main(sys.argv[1:], outcomes(), step, settings_of)
+    place, *names = sys.argv[1:]
+    names = names or [one.recipe for one in outcomes() if one.verdict == ACCEPTED]
+    run_steps(Path(place), step, {name: settings_of(name) for name in names})
