@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A case of the catalogue: whole folders, the damage done to them, a command, the line that it must say."""
+"""A case of the catalogue: whole folders, the damage done to them, a command, the line that it says."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Case:
 
     Attributes:
         run: the command line after `nemo-elastic`, in a folder with the originals that it or the damage names.
-        says: the line, without `error: `; … stands for what another machine or release words differently.
+        says: how the line begins, without `error: `: field and value, or file and three words; … stands for anything.
         write: file -> its text; an empty folder where the name ends in a slash.
         set: JSON or YAML file -> {dotted.path: value}; a value of $gone takes the entry away.
         swap: file -> [text that is in it, text instead].
