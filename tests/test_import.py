@@ -51,12 +51,6 @@ def loaded_by(names):
     return {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
 
 
-def test_the_package_itself_brings_next_to_nothing():
-    brought = loaded_by(["nemo_elastic"])["nemo_elastic"]
-    heavy = {"torch", "numpy", "omegaconf", "safetensors", "typer", "rich", "transformers", *NEMO}
-    assert not brought & heavy
-
-
 def test_the_core_is_the_standard_library_and_numpy():
     names = [name for name in modules() if name.startswith(CORE)]
     assert len(names) > 20

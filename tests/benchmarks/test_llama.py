@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.study import llama, real
-from benchmarks.study.__main__ import main
+from benchmarks.study import real
 from benchmarks.study.llama import BASE, HEAD_DIM, HEADS, INNER, KINDS, KV_HEADS, rotary, unpaired
 from nemo_elastic import Parent
 from nemo_elastic.core.cost import parameters
@@ -86,18 +83,6 @@ def test_rows_that_turn_together_lie_half_a_head_apart() -> None:
     turns = torch.outer(torch.arange(3).double(), 100.0 ** -(torch.arange(4).double() / 4))
     pairs = pairs * torch.polar(torch.ones_like(turns), turns)
     assert torch.allclose(rotary(ours_hld[None], 100.0)[0], torch.cat([pairs.real, pairs.imag], -1))
-
-
-def test_without_its_packages_there_is_no_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(llama, "register_kinds", lambda: None)  # they are
-    monkeypatch.setattr(sys, "argv", ["study", "real", "--runs", str(tmp_path)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
 
 
 def test_a_study_of_a_tiny_parent(model: NemotronH, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The baselines of the studies: what ModelOpt has cut becomes a NeMo checkpoint and is distilled; widths to cut to."""
+"""The baselines of the studies: widths that ModelOpt cuts to."""
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
 
 import pytest
 
@@ -14,34 +12,8 @@ from benchmarks.study import modelopt_targets as mt
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import ElasticError
-from tests.workers import work
 
 STUDY = Parent("M-M*-M-M*-", 256, 1024, 1280, 16, 32, 4, 16, 4, 8, 2, 32)
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("distill") / "run"
-    work("tests.benchmarks.distill_worker", folder)
-    return json.loads((folder / "facts.json").read_text())
-
-
-@pytest.mark.nemo
-@pytest.mark.slow
-@pytest.mark.long
-class TestDistillation:
-    @pytest.mark.parametrize("name", ["full", "small"])
-    def test_what_was_cut_is_a_nemo_checkpoint_of_its_sizes(self, results: dict[str, Any], name: str) -> None:
-        assert results[name]["same"] and results[name]["difference"] < 1e-4
-        before, after = results[name]["pattern"]
-        assert before == after
-
-    def test_a_student_with_the_teachers_function_has_no_loss(self, results: dict[str, Any]) -> None:
-        assert abs(results["full"]["losses"][0]) < 1e-6
-
-    def test_a_cut_student_learns(self, results: dict[str, Any]) -> None:
-        first, second = results["small"]["losses"]
-        assert first > 1e-3 and second < first
 
 
 @pytest.mark.parametrize("ratio", [0.72, 0.5])

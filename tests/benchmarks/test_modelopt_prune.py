@@ -1,50 +1,37 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The baselines of the studies: what ModelOpt cuts to given widths and depth, and that it measures importance."""
+"""The baselines of the studies: what ModelOpt cuts to given widths and depth, and that it measures importance once."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
 
 import pytest
 
 from benchmarks.study.modelopt_targets import FIELDS
+from nemo_elastic.core.cost import parameters
+from nemo_elastic.core.family import Parent
+from tests.benchmarks.prune_worker import LENGTH, SEQUENCES, WIDTHS
 from tests.workers import work
 
 pytest.importorskip("megatron.core.models.hybrid", reason="Megatron-Bridge has an environment of its own")
-pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("prune") / "run"
-    work("tests.benchmarks.prune_worker", folder)
-    return json.loads((folder / "facts.json").read_text())
-
-
-def test_a_parent_that_keeps_its_sizes_keeps_its_function_and_its_weights_are_sorted(results: dict[str, Any]) -> None:
-    assert results["full"]["sizes"] == results["parent"]
-    assert results["difference"] < 1e-4
+@pytest.mark.slow
+def test_modelopt_cuts_what_it_is_asked_for(tmp_path: Path) -> None:
+    work("tests.benchmarks.prune_worker", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "facts.json").read_text())
+    # a parent that keeps its sizes keeps its function, and its weights are sorted
+    assert results["full"]["sizes"] == results["parent"] and results["difference"] < 1e-4
     kinds = ("in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "o_proj", "embeddings", "lm_head")
     assert all(any(kind in name for name in results["sorted"]) for kind in kinds)
-    assert results["left"] == [], "a stand-in stays behind"
-
-
-def test_given_widths_and_depth_are_cut_and_the_layers_are_those_of_depth_alone(results: dict[str, Any]) -> None:
-    from tests.benchmarks.prune_worker import WIDTHS
-
+    # given widths and depth; the layers are those of depth alone, a subsequence
     sizes, whole = results["given"]["sizes"], iter(results["parent"]["pattern"])
-    widths = {name: size for name, size in WIDTHS.items() if name != "num_layers"}
-    assert {name: sizes[FIELDS[name]] for name in widths} == widths
-    kept = sizes["pattern"]
-    assert len(kept) == WIDTHS["num_layers"] and all(symbol in whole for symbol in kept)  # a subsequence
-    assert kept == results["layers"]["sizes"]["pattern"]
-    assert results["given"]["parameters"] == results["given_count"]
-
-
-def test_importance_is_measured_for_the_first_size_alone(results: dict[str, Any]) -> None:
-    from tests.benchmarks.prune_worker import LENGTH, SEQUENCES
-
+    assert all(sizes[FIELDS[name]] == size for name, size in WIDTHS.items() if name in FIELDS)
+    assert len(sizes["pattern"]) == WIDTHS["num_layers"] and all(symbol in whole for symbol in sizes["pattern"])
+    assert sizes["pattern"] == results["layers"]["sizes"]["pattern"]
+    shape = Parent.from_json(sizes)
+    assert results["given"]["parameters"] == parameters(shape, shape.full)
     tokens = [results[name]["measured_tokens"] for name in ("full", "given", "layers")]
     assert tokens == [SEQUENCES * LENGTH, 0, 0]

@@ -141,20 +141,11 @@ def test_a_command_is_imported_only_when_it_is_called(table, capsys):
     assert "shell_fake" in sys.modules and "shell_typer" not in sys.modules
 
 
-def test_help_of_a_command_keeps_brackets_and_the_example(table, capsys):
+def test_a_command_has_its_help_settings_and_exit_code(table, capsys):
     code, out, _ = run(capsys, "fake", "--help")
-    assert code == 0
-    assert "nemo-elastic[runtime]" in out
-    assert "nemo-elastic fake family/ --budget 6b" in out
-    assert "Usage: nemo-elastic fake" in out
-
-
-def test_a_typer_keeps_its_own_settings(table, capsys):
+    assert code == 0 and "nemo-elastic[runtime]" in out and "nemo-elastic fake family/ --budget 6b" in out
     code, out, _ = run(capsys, "loose", "--yaml", "run.yaml", "trainer.max_steps=3")
     assert (code, out) == (0, "['--yaml', 'run.yaml', 'trainer.max_steps=3']\n")
-
-
-def test_the_command_chooses_its_exit_code(table, capsys):
     assert run(capsys, "fake", "family/", "--code", "7")[0] == 7
 
 
@@ -202,11 +193,8 @@ def test_a_deleted_current_folder_is_one_line(table, tmp_path, monkeypatch, caps
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     (tmp_path / "work").rmdir()
-    assert run(capsys, "fake", "family/") == (
-        2,
-        "",
-        "error: the current folder was deleted; change into one that exists\n",
-    )
+    code, out, err = run(capsys, "fake", "family/")
+    assert (code, out) == (2, "") and err.startswith("error: the current folder ") and err.count("\n") == 1
     assert run(capsys, "--version")[0] == 0
 
 

@@ -92,15 +92,3 @@ def test_a_parent_folder_counts_as_its_preset(tmp_path: Path) -> None:
         for name in ("nemotron-nano-12b-v2", str(tmp_path))
     ]
     assert report[0] == report[1]
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("--parent", "nowhere/"), "--parent: 'nowhere/' is not allowed; a folder, or one of nemotron-nano-12b-v2"),
-        (("--parent", "nemotron-h-8b"), "elastic.axes.hidden"),
-    ],
-)
-def test_bad_input_is_one_line(argv: tuple[str, ...], message: str) -> None:
-    code, out, err = run("plan", *CONFIG, "--parent", "nemotron-nano-12b-v2", *argv)
-    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
