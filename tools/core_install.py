@@ -90,14 +90,14 @@ def use(binaries: Path, place: Path) -> None:
         (member,) = json.loads(call(cli, "inspect", folder, "--json"))["members"].values()
         if member["parameters"] != size:
             raise Failed(f"inspect: {folder.name} has {member['parameters']} parameters, not {size}")
-    wrong: dict[str, tuple[object, ...]] = {
-        "already exists": ("slice", family, "--member", name, "--out", half),
-        "[runtime]": ("verify", family, "--forward"),
-        "pip install": ("demo", "--out", place / "demo"),
-        "[nemo": ("train", "--factory", "x"),
-        "nemotron_elastic_12b": ("plan", "--recipe", "nowhere"),
-    }
-    for needed, words in wrong.items():
+    wrong: tuple[tuple[str, tuple[object, ...]], ...] = (
+        ("already exists", ("slice", family, "--member", name, "--out", half)),
+        ("[runtime]", ("verify", family, "--forward")),
+        ("pip install", ("demo", "--out", place / "demo")),
+        ("pip install", ("train", "--factory", "x")),
+        ("nemotron_elastic_12b", ("plan", "--recipe", "nowhere")),
+    )
+    for needed, words in wrong:
         if needed not in (line := call(cli, *words, code=2)) or (place / "demo").exists():
             raise Failed(f"{words[0]}: the line lacks {needed!r}: {line}")
     line = call(binaries / "python", "-c", "from nemo_elastic import load_family", code=1)
