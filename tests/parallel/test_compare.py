@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.experts import table as experts
 from tests.parallel import compare, table
 from tests.parallel.runs import Layout
 from tests.support.figures import largest
@@ -66,16 +65,3 @@ def test_decoding_in_vllm_is_judged(lead: list[float], logprobs: list[float], fa
     ran = {"prompt": [1], "tokens": tokens, "lead": lead, "logprobs": [0.0, 0.0]}
     got = {"transformers": [ran], "runtime": [tokens], "vllm": [ran | {"logprobs": logprobs}]}
     assert len(parity.judge(case, got)["faults"]) == faults
-
-
-@pytest.mark.parametrize(("apart", "faults"), [(0.0, 0), (NAN, 1)])
-def test_logits_of_cut_experts_are_judged(monkeypatch, tmp_path: Path, apart: float, faults: int) -> None:
-    figures = {
-        "largest": 1.0,
-        "apart": dict.fromkeys(("masked", "megatron", "transformers"), 0.0),
-        "same": 1,
-        "tokens": 1,
-    }
-    figures["apart"]["transformers"] = apart
-    monkeypatch.setattr(experts, "compare", lambda *_: figures)
-    assert len(experts.logits_table(tmp_path)[1]) == faults * len(experts.with_experts())
