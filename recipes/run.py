@@ -189,13 +189,13 @@ def run_job(args: argparse.Namespace) -> None:
     """One job of a family on Megatron-Bridge, on every rank of it."""
     if FAMILIES[args.recipe].host != "bridge":
         raise bad("--recipe", args.recipe, "with --job one on Megatron-Bridge, bridge/…")
-    from nemo_elastic.hosts.bridge.curriculum import slicing, train_to_the_end
+    from nemo_elastic.hosts.bridge.curriculum import train_to_the_end
     from nemo_elastic.slicing.family_folder import slice_family
 
     recipe = family(args.recipe)
     own = recipe.run_of(args.parent, args.data, **given(args))
     if args.job == "slice":
-        slice_family(**slicing(own))
+        slice_family(**recipe.slicing(own))
     else:
         train_to_the_end(recipe.build(args.job, own))
 

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,12 @@ from megatron.bridge.training.pretrain import pretrain
 
 from nemo_elastic.formats.megatron.metadata import ITERATION, TRACKER
 from nemo_elastic.hosts.bridge.apply import ElasticRun, use_our_layers
-from nemo_elastic.hosts.bridge.checks import BridgeRecipe
-from nemo_elastic.hosts.bridge.curriculum import (
-    BridgeFamily,
-    checkpoints,
-    family_of,
-    plain,
-    slicing,
-    stop_in_time,
-    train_to_the_end,
-)
+from nemo_elastic.hosts.bridge.curriculum import BridgeFamily, family_of, plain, train_to_the_end
 from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
 from nemo_elastic.hosts.bridge.step import ElasticStep
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
-from nemo_elastic.slicing.family_folder import slice_family
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 
-from .report import Settings
-from .short import CUT_SHORT, SEQUENCES, Short, parent_run, rehearsed, watch_dir
+from .short import SEQUENCES, stage_of, watch_of
 from .watch import Watch, link
 
 
@@ -45,8 +33,8 @@ class BridgeWatch(Watch, Callback):
         out, stop_after: see `Watch`.
     """
 
-    def __init__(self, step: ElasticStep, out: str) -> None:
-        super().__init__(out)
+    def __init__(self, step: ElasticStep, out: str, stop_after: int | None = None) -> None:
+        super().__init__(out, stop_after)
         self.step = step
 
     def on_train_start(self, context: Any) -> None:
@@ -78,55 +66,9 @@ class BridgeWatch(Watch, Callback):
         self.end(context.state.train_state.step, self.step.steps, self.step.host.datasets(0, SEQUENCES, 0)[1])
 
 
-def parent_of(dir: str) -> str:
-    """What the parent's own training leaves."""
-    return checkpoints(dir, "parent")
-
-
-def left_by(own: CurriculumRun) -> dict[str, str]:
-    """What the jobs of a run leave that run a model."""
-    return {name: checkpoints(own.dir, name) for name in own.jobs[:-1]}
-
-
-def rehearsal_jobs(
-    family: BridgeFamily, real: CurriculumRun, own: CurriculumRun, short: Short
-) -> tuple[dict[str, Job], Settings]:
-    """All jobs of a rehearsal's run, `own`, and their settings; each process makes it of the `real` one again."""
-    runs, ranks = watched_jobs(family, own), short.ranks
-    given = {"family": plain(family), "run": real.to_dict(), "short": asdict(short), "dir": own.dir}
-    configs = {"parent": parent_config(family, parent_run(own, short))}
-    for name, built in runs.items():
-        configs |= dict.fromkeys((CUT_SHORT, name) if name == "stage1" else (name,), built.config)
-    jobs = {
-        title: described(
-            BridgeRecipe(config), nemo_run.Partial(rehearse_job, job=title, **given), stop_in_time, (1, ranks)
-        )
-        for title, config in configs.items()
-    }
-    jobs["slice"] = Job(nemo_run.Partial(slice_family, **slicing(own)))
-    return jobs, _settings(runs, own.dir)
-
-
-def settings_of(family: BridgeFamily, run: CurriculumRun) -> Settings:
-    """Settings of all jobs of a run."""
-    return _settings(family.build_all(run), run.dir)
-
-
-def _settings(runs: Mapping[str, ElasticRun], dir: str) -> Settings:
-    return {name: one.settings() for name, one in runs.items()} | {"slice": {"dir": dir}}
-
-
-def watched_jobs(family: BridgeFamily, own: CurriculumRun) -> dict[str, ElasticRun]:
-    """The jobs of a rehearsal's run, each with what watches it."""
-    runs = family.build_all(own)
-    for name in own.jobs[1:-1]:
-        runs[name].callbacks.append(BridgeWatch(runs[name].forward_step, watch_dir(own.dir, name)))
-    return runs
-
-
-def parent_config(family: BridgeFamily, own: CurriculumRun) -> Any:
-    """The narrow parent's own training, for a moment, by Bridge's own recipe of it."""
-    config = family.stock_config("parent", own)
+def parent_recipe(family: BridgeFamily, run: CurriculumRun) -> Any:
+    """The narrow parent's training for a moment, by Bridge's own recipe of it."""
+    config = family.stock_recipe("parent", run)
     use_our_layers(config.model)
     config.model.seq_length, config.scheduler.lr_decay_iters = config.dataset.seq_length, config.train.train_iters
     config.comm_overlap = None
@@ -134,25 +76,31 @@ def parent_config(family: BridgeFamily, own: CurriculumRun) -> Any:
     return config
 
 
-def rehearse_job(family: dict[str, Any], run: dict[str, Any], short: dict[str, Any], dir: str, job: str) -> None:
+def watched(job: ElasticRun, out: str, stop_after: int | None) -> ElasticRun:
+    """A stage that writes down what it starts and ends with, see `Watch`."""
+    return replace(job, callbacks=[*job.callbacks, BridgeWatch(job.forward_step, out, stop_after)])
+
+
+def task(family: BridgeFamily, built: Any, job: str, run: CurriculumRun) -> nemo_run.Partial:
+    """What each process of a job calls."""
+    return nemo_run.Partial(rehearse_job, family=plain(family), run=run.to_dict(), job=job)
+
+
+def rehearse_job(family: dict[str, Any], run: dict[str, Any], job: str) -> None:
     """What each process of a rehearsal's job does.
 
     Args:
         family: see `hosts.bridge.curriculum.plain`.
-        run: the recipe's, see `CurriculumRun.to_dict`.
-        short: how much is trained, its fields.
-        dir: of the rehearsal.
-        job: parent, or one of the recipe's.
+        run: the job's, see `CurriculumRun.to_dict`.
+        job: see `short.jobs`.
     """
-    real = CurriculumRun.from_dict(run)
-    recipe, how = family_of(family, real), Short(**{**short, "micro_batches": tuple(short["micro_batches"])})
-    own = [*rehearsed(recipe, real, how, dir, parent_of(dir)).values()][-1]
+    own = CurriculumRun.from_dict(run)
+    recipe = family_of(family, own)
     if job == "parent":
-        config = parent_config(recipe, parent_run(own, how))
+        config = parent_recipe(recipe, own)
         with bridge_on_this_machine(config):
             pretrain(config, forward_step)
         return
-    built = watched_jobs(recipe, own)["stage1" if job == CUT_SHORT else job]
-    if job == CUT_SHORT:
-        built.callbacks[-1].stop_after = own.save_every + 1
-    train_to_the_end(built)
+    built = recipe.build(stage_of(job), own)
+    watch = watch_of(job, own)
+    train_to_the_end(built if watch is None else watched(built, *watch))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,15 +20,16 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.packing import NPY, PARQUET
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
 from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.plan.stages import PAPER, Curriculum
+from nemo_elastic.slicing.family_folder import slice_family
 
 from .findings import Place, checks
-from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, changes
-from .short import Short, make_data, rehearsed
+from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, Settings, changes
+from .short import Short, job_names, make_data, parent_run, rehearsed, stage_of, watch_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Rehearsal:
             "recipe": self.family.name,
             "block": self.own.block.to_dict(),
             "curriculum": asdict(self.own.curriculum),
-            "left": jobs_of(self.family.host).left_by(self.own),
+            "left": left_by(self.family, self.own),
             "changed": [change.to_json() for change in self.changed],
             "jobs": [asdict(job) for job in self.job_reports()],
         }
@@ -137,13 +140,13 @@ def rehearsal_of(
     Raises:
         ElasticError: as the recipe itself.
     """
-    host, short = jobs_of(family.host), short or Short()
+    short = short or Short()
     run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize, block=block)
     real = family.planned(replace(run, **machines))
-    replaced = rehearsed(family, real, short, dir, host.parent_of(dir))
-    own, before = [*replaced.values()][-1], host.settings_of(family, real)
-    each = {why: host.settings_of(family, one) for why, one in replaced.items()}
-    jobs, settings = host.rehearsal_jobs(family, real, own, short)
+    replaced = rehearsed(family, real, short, dir)
+    own, before = [*replaced.values()][-1], settings_of(family, real)
+    each = {why: settings_of(family, one) for why, one in replaced.items()}
+    jobs, settings = rehearsal_jobs(family, own, short)
     return Rehearsal(family, dir, short, own, jobs, changes(before, each | {WATCHED: settings}))
 
 
@@ -154,6 +157,36 @@ def jobs_of(host: str) -> Any:
     else:
         from . import nemo_jobs as jobs
     return jobs
+
+
+def rehearsal_jobs(family: PlannedFamily, own: CurriculumRun, short: Short) -> tuple[dict[str, Job], Settings]:
+    """All jobs of a rehearsal's run, and their settings."""
+    host, parent, ranks = jobs_of(family.host), parent_run(own, short), (1, short.ranks)
+    recipe = host.parent_recipe(family, parent)
+
+    def job_of(built: Any, name: str, its: CurriculumRun) -> Job:
+        return described(family.recipe_of(built), host.task(family, built, name, its), family.stop_in_time, ranks)
+
+    jobs = {"parent": job_of(recipe, "parent", parent)}
+    settings = {"slice": family.slicing(own)}
+    built = family.build_all(own)
+    for name in job_names(own):
+        job, watch = built[stage_of(name)], watch_of(name, own)
+        job = job if watch is None else host.watched(job, *watch)
+        jobs[name], settings[name] = job_of(job, name, own), family.settings(job)
+    return jobs | {"slice": Job(run.Partial(slice_family, **family.slicing(own)))}, settings
+
+
+def settings_of(family: PlannedFamily, of: CurriculumRun) -> Settings:
+    """Settings of all jobs of a run."""
+    with contextlib.redirect_stdout(io.StringIO()):  # what `apply_elastic` changes in each
+        built = family.build_all(of)
+    return {name: family.settings(job) for name, job in built.items()} | {"slice": family.slicing(of)}
+
+
+def left_by(family: PlannedFamily, of: CurriculumRun) -> dict[str, str]:
+    """The checkpoints that the jobs of a run leave."""
+    return {name: family.checkpoint_of(name, of) for name in of.jobs[:-1]}
 
 
 def run_by(executors: Executors, title: str) -> Callable[[str, Job], None]:

@@ -114,9 +114,7 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
     )
 
 
-def rehearsed(
-    family: PlannedFamily, run: CurriculumRun, short: Short, dir: str, parent: str
-) -> dict[str, CurriculumRun]:
+def rehearsed(family: PlannedFamily, run: CurriculumRun, short: Short, dir: str) -> dict[str, CurriculumRun]:
     """A recipe's run on its way to that of its rehearsal: why it is changed -> what it is from there on.
 
     Nothing else differs between a recipe's jobs and those of its rehearsal: the same code builds the recipe's run and
@@ -127,7 +125,6 @@ def rehearsed(
         run: the real one.
         short: how much is trained.
         dir: folder of the rehearsal.
-        parent: what its own parent's training leaves.
 
     Raises:
         ElasticError: as the recipe itself: no layout fits.
@@ -153,6 +150,7 @@ def rehearsed(
     data: tuple[Blend, ...] = text_of(dir), text_of(dir, "train_long")
     if run.chat:
         data = tuple([chats_dir(dir, run.curriculum.stage(number).seq_length)] for number in (1, 2))
+    parent = family.checkpoint_of("parent", parent_run(replace(run, dir=dir), short))
     change("paths", parent=parent, data=data[0], long_data=data[1], dir=dir)
     return out
 
@@ -192,6 +190,23 @@ def parent_run(run: CurriculumRun, short: Short) -> CurriculumRun:
     plan = Curriculum(stage, stage, lr=PARENT_LR, warmup_steps=PARENT_STEPS // 10)
     own: dict[str, Any] = {"chat": False, "data": text_of(run.dir)}  # a host's own model knows no packed documents
     return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0, **own)
+
+
+def job_names(run: CurriculumRun) -> list[str]:
+    """The jobs of a rehearsal between its parent's training and the slicing; stage 1 runs twice, killed once."""
+    return [name for job in run.jobs[:-1] for name in ((CUT_SHORT, job) if job == "stage1" else (job,))]
+
+
+def stage_of(job: str) -> str:
+    """The job of a recipe that a rehearsal's job runs."""
+    return "stage1" if job == CUT_SHORT else job
+
+
+def watch_of(job: str, run: CurriculumRun) -> tuple[str, int | None] | None:
+    """Arguments of a job's `Watch`; None of the ranking, which trains nothing."""
+    if job == "rank":
+        return None
+    return watch_dir(run.dir, stage_of(job)), run.save_every + 1 if job == CUT_SHORT else None
 
 
 def watch_dir(dir: str, job: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from recipes import families
 from tests.workers import environment
 
 pytestmark = pytest.mark.nemo
@@ -22,12 +23,11 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
-    from nemo_elastic.hosts.nemo.curriculum.jobs import slice_step
-
     own = CurriculumRun("/parent", [], "/runs/12b", ElasticConfig.load(CONF / "elastic_12b.yaml"))
-    assert slice_step(own).ranking == "/runs/12b/rank/elastic/ranking"
+    recipe = families.family("nemotron_elastic_12b")
+    assert recipe.slicing(own)["ranking"] == "/runs/12b/rank/elastic/ranking"
     given = replace(own, block=replace(own.block, ranking="/rankings/12b"))
-    assert slice_step(given).ranking == "/rankings/12b"
+    assert recipe.slicing(given)["ranking"] == "/rankings/12b"
 
 
 def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,13 +141,14 @@ def test_stages_are_bf16_and_have_the_papers_tokens_and_rates(large: Any, stages
 
 
 def test_a_third_stage_goes_on_in_low_precision(large: Any) -> None:
-    jobs = large.build_all(large.run_of(*WHERE, quantize="nvfp4"))
-    assert list(jobs) == ["rank", "stage1", "stage2", "stage3", "slice"]
+    run = large.run_of(*WHERE, quantize="nvfp4")
+    jobs = large.build_all(run)
+    assert list(jobs) == ["rank", "stage1", "stage2", "stage3"]
     rounded = {name: jobs[name].model.elastic["distill"]["quantize"] for name in ("stage1", "stage2", "stage3")}
     assert rounded == {"stage1": None, "stage2": None, "stage3": "nvfp4"}
     last, before = jobs["stage3"], PAPER.stage1.max_steps + PAPER.stage2.max_steps
     assert last.resume.restore_config.path == "/runs/family/stage2/checkpoints/step=1789-last"
-    assert jobs["slice"].checkpoint == "/runs/family/stage3/checkpoints/step=178-last"
+    assert large.slicing(run)["checkpoint"] == "/runs/family/stage3/checkpoints/step=178-last"
     assert last.optim.lr_scheduler.total_steps == before + 179
 
 

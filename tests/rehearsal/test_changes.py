@@ -29,7 +29,9 @@ def rehearsal() -> Any:
 
 @pytest.fixture(scope="module")
 def real(rehearsal: Any) -> dict[str, Any]:
-    return rehearsal.family.build_all(rehearsal.family.run_of("/checkpoints/parent", ["/data/text"], "/runs/family"))
+    from nemo_elastic.rehearsal.run import THERE
+
+    return {name: job.task for name, job in rehearsal.family.described(rehearsal.family.run_of(*THERE)).items()}
 
 
 def tasks(rehearsal: Any) -> dict[str, Any]:

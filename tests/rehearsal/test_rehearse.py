@@ -114,14 +114,14 @@ def copy(forked: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Any]:
 
 def place(folder: Path) -> Any:
     from nemo_elastic.rehearsal.findings import Place
-    from nemo_elastic.rehearsal.nemo_jobs import left_by
+    from nemo_elastic.rehearsal.run import left_by
     from nemo_elastic.rehearsal.short import Short, rehearsed
     from tests.rehearsal.in_forks import RANKS, STEPS
 
     recipe = family("nemotron_elastic_8b")
     run = recipe.run_of("/parent", ["/data"], "/run")
-    own = [*rehearsed(recipe, run, Short(ranks=RANKS, steps=STEPS), str(folder), "/parent").values()][-1]
-    return Place(folder, own.block, own.curriculum, left_by(own))
+    own = [*rehearsed(recipe, run, Short(ranks=RANKS, steps=STEPS), str(folder)).values()][-1]
+    return Place(folder, own.block, own.curriculum, left_by(recipe, own))
 
 
 def put(source: Path, target: Path) -> None:

@@ -22,49 +22,22 @@ import torch
 from megatron.bridge.training.mixed_precision import get_mixed_precision_config
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.errors import STOPPED, bad
+from nemo_elastic.errors import STOPPED
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.plan.activations import Routing
-from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic, use_our_layers
 from .checks import BridgeRecipe
 from .job_data import set_data
 
 if TYPE_CHECKING:
-    import nemo_run as run
+    import nemo_run
 
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 #: checkpoints of a run that are kept: a new one is whole before the one before it goes
 KEPT = 2
-
-
-def job_of(config: Any, job: str, own: CurriculumRun) -> ElasticRun:
-    """Make a stock container one of the jobs of a run.
-
-    Args:
-        config: of the job, see `BridgeFamily.stock_config`.
-        job: of the run, but for the slicing.
-        own: the run.
-
-    Raises:
-        ElasticError: another job, or see `apply_elastic`.
-    """
-    if job not in own.jobs[:-1]:
-        raise bad("job", job, f"one of {', '.join(own.jobs)}")
-    options = own.options(job, checkpoints(own.dir, f"stage{own.before(job)}"))
-    return apply_elastic(
-        config, own.block_of(job), rank_only=job == "rank",
-        ranked=checkpoints(own.dir, "rank") if job == "stage1" else None, **vars(options),
-    )  # fmt: skip
-
-
-def slicing(own: CurriculumRun) -> dict[str, Any]:
-    """Arguments of `slice_family`, which cuts every member out of the end of the last stage: one process, no GPU."""
-    end, ranking = checkpoints(own.dir, f"stage{own.last}"), own.block.ranking or ranking_dir(own.dir)
-    return {"checkpoint": end, "out": own.dir, "ranking": ranking}
 
 
 def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
@@ -81,16 +54,6 @@ def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
         if not end.code and not built.ended:
             raise SystemExit(stopped) from None
         raise
-
-
-def checkpoints(dir: str, job: str) -> str:
-    """What a job leaves."""
-    return os.path.join(dir, job, "checkpoints")
-
-
-def ranking_dir(dir: str) -> str:
-    """The ranking, as the family's record names it."""
-    return os.path.join(dir, "rank", "elastic", "ranking")
 
 
 @dataclass(frozen=True)
@@ -115,31 +78,30 @@ class BridgeFamily(PlannedFamily):
         use_our_layers(model)
         return routing_of(model)
 
-    def build(self, job: str, run: CurriculumRun) -> ElasticRun:
-        """A job of a run that runs a model, on every rank of it; `slicing` is the last."""
-        return job_of(self.stock_config(job, run), job, run)
+    def checkpoint_of(self, job: str, run: CurriculumRun) -> str:
+        return os.path.join(run.folder(job), "checkpoints")
 
-    def build_all(self, run: CurriculumRun) -> dict[str, ElasticRun]:
-        """The jobs that run a model, by name, in order."""
-        return {job: self.build(job, run) for job in run.jobs[:-1]}
+    def recipe_of(self, built: Any) -> BridgeRecipe:
+        return BridgeRecipe(built.config if isinstance(built, ElasticRun) else built)
 
-    def described(self, run: CurriculumRun) -> dict[str, Job]:
+    def settings(self, built: ElasticRun) -> dict[str, Any]:
+        return built.settings()
+
+    def task(self, built: ElasticRun, job: str, run: CurriculumRun) -> nemo_run.Partial:
         import nemo_run
 
-        given = {"family": plain(self), "run": run.to_dict()}
-        jobs = {
-            name: described(
-                BridgeRecipe(built.config),
-                nemo_run.Partial(train, job=name, **given),
-                stop_in_time,
-                run.machines(name),
-            )
-            for name, built in self.build_all(run).items()
-        }
-        return jobs | {"slice": Job(nemo_run.Partial(slice_family, **slicing(run)))}
+        return nemo_run.Partial(train, job=job, family=plain(self), run=run.to_dict())
 
-    def stock_config(self, job: str, run: CurriculumRun) -> Any:
-        """Bridge's container for a job, not yet elastic; without a layout GPUs share nothing but experts."""
+    @staticmethod
+    def stop_in_time(task: nemo_run.Partial, code: int) -> None:
+        task.stopped = code
+
+    def elastic(self, recipe: Any, job: str, run: CurriculumRun) -> ElasticRun:
+        ranked = self.checkpoint_of("rank", run) if job == "stage1" else None
+        options = run.options(job, self.checkpoint_of(f"stage{run.before(job)}", run))
+        return apply_elastic(recipe, run.block_of(job), rank_only=job == "rank", ranked=ranked, **vars(options))
+
+    def stock_recipe(self, job: str, run: CurriculumRun) -> Any:
         config, parent = self._stock(), run.shape or self.parent
         model, checkpoint = config.model, config.checkpoint
         # Bridge's recipe has none, and takes that of a tokenizer that is no parent's
@@ -154,7 +116,7 @@ class BridgeFamily(PlannedFamily):
         set_data(config, job, run, math.prod(run.machines(job)) if layout is None else layout.data)
         self.put(BridgeRecipe(config), job, run, layout)
         config.scheduler.lr_warmup_fraction = None
-        checkpoint.save = checkpoint.load = checkpoints(run.dir, job)
+        checkpoint.save = checkpoint.load = self.checkpoint_of(job, run)
         checkpoint.most_recent_k = KEPT
         # a tensor that is missing in a hand-over is an error, where Bridge's recipe has a line in the log
         checkpoint.dist_ckpt_strictness = "assume_ok_unexpected"
@@ -201,11 +163,6 @@ def set_sizes(model: Any, parent: Parent) -> None:
 
 
 # ---------------------------------------------------------------------- jobs as NeMo-Run starts them
-
-
-def stop_in_time(task: run.Partial, code: int) -> None:
-    """Give a job that `train_to_the_end` stops this exit code."""
-    task.stopped = code
 
 
 def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = STOPPED) -> None:

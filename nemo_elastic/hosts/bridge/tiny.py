@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,19 @@ from megatron.bridge.training.config import (
     TrainingConfig,
     ValidationConfig,
 )
+from megatron.bridge.training.gpt_step import forward_step
+from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.training.tokenizers.config import TokenizerConfig
 from megatron.core.activations import squared_relu
 
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.hosts.common import tiny
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.megatron.spec import elastic_stack_spec
+from nemo_elastic.slicing.family_folder import slice_family
+
+from .curriculum import BridgeFamily
+from .platform import bridge_on_this_machine
 
 #: what both tiny models have
 _BODY: Mapping[str, Any] = {
@@ -169,8 +177,30 @@ def _checkpoint(folder: str, save_every: int | None) -> CheckpointConfig:
     )
 
 
+@dataclass(frozen=True)
+class TinyFamily(BridgeFamily):
+    """A family whose stock recipe is `tiny_config`; its data is one folder.
+
+    Attributes:
+        sizes: of the parent.
+    """
+
+    sizes: Mapping[str, Any] = field(default_factory=lambda: TINY)
+
+    def stock_recipe(self, job: str, run: CurriculumRun) -> ConfigContainer:
+        stage, plan, (data,) = run.stage(job), run.curriculum, run.data
+        config = tiny_config(
+            data, run.folder(job), steps=stage.max_steps, seq_length=stage.seq_length,
+            micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size, lr=plan.lr,
+            warmup_steps=plan.warmup_steps, min_ratio=plan.min_ratio, eval_iters=1, sizes=self.sizes,
+            split="train_long" if job == "stage2" else "train",
+        )  # fmt: skip
+        config.scheduler.lr_decay_iters = plan.steps
+        return config
+
+
 def train_tiny(
-    dir: str, block: str | Path, *, sizes: Mapping[str, Any] = TINY, data: str | None = None, scale: float = 1.0
+    dir: str, block: Path, *, sizes: Mapping[str, Any] = TINY, data: str | None = None, scale: float = 1.0
 ) -> None:
     """A tiny family in one process: its parent's own training, ranking, both stages, members.
 
@@ -181,16 +211,6 @@ def train_tiny(
         data: folder made by `nemo-elastic data`; the standard library's text is tokenized where absent.
         scale: of all steps.
     """
-    from megatron.bridge.training.gpt_step import forward_step
-    from megatron.bridge.training.pretrain import pretrain
-
-    from nemo_elastic.config.block import ElasticConfig
-    from nemo_elastic.hosts.common import tiny
-    from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-    from nemo_elastic.slicing.family_folder import slice_family
-
-    from .curriculum import checkpoints, job_of, slicing
-    from .platform import bridge_on_this_machine
 
     def steps(whole: int) -> int:
         return max(2, round(whole * scale))
@@ -201,15 +221,8 @@ def train_tiny(
         pretrain(parent, forward_step)
     first, second = (replace(stage, max_steps=steps(stage.max_steps)) for stage in plan.stages)
     plan = replace(plan, stage1=first, stage2=second, warmup_steps=min(plan.warmup_steps, first.max_steps - 1))
-    own = CurriculumRun(checkpoints(dir, "parent"), [data], dir, ElasticConfig.load(block), curriculum=plan)
-    for job in own.jobs[:-1]:
-        stage = own.stage(job)
-        config = tiny_config(
-            data, Path(dir, job), steps=stage.max_steps, seq_length=stage.seq_length,
-            micro_batch_size=stage.micro_batch_size, global_batch_size=stage.global_batch_size, lr=plan.lr,
-            warmup_steps=plan.warmup_steps, min_ratio=plan.min_ratio, eval_iters=1, sizes=sizes,
-            split="train_long" if job == "stage2" else "train",
-        )  # fmt: skip
-        config.scheduler.lr_decay_iters = plan.steps
-        job_of(config, job, own).pretrain()
-    slice_family(**slicing(own))
+    family = TinyFamily("tiny", tiny_config, "", block, sizes=sizes)
+    run = CurriculumRun(str(parent.checkpoint.save), [data], dir, family.config, curriculum=plan)
+    for job in run.jobs[:-1]:
+        family.build(job, run).pretrain()
+    slice_family(**family.slicing(run))

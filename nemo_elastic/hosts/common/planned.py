@@ -16,15 +16,19 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.moe import EXPERTS
 from nemo_elastic.data.folder import TOKENIZER
+from nemo_elastic.errors import bad
 from nemo_elastic.plan import NODE, Layout, RunShape, best, duration, preset
 from nemo_elastic.plan.activations import Routing
 from nemo_elastic.plan.stages import PAPER, Curriculum
+from nemo_elastic.slicing.family_folder import slice_family
 
-from .curriculum_run import NODES, CurriculumRun, Job, number_of
+from .curriculum_run import NODES, CurriculumRun, Job, described, number_of
 from .recipe import Recipe
 from .token_files import Blend
 
 if TYPE_CHECKING:
+    import nemo_run
+
     from .experiment import Executors
 
 __all__ = ["PlannedFamily", "Precision", "ranking_experts"]
@@ -95,17 +99,75 @@ class PlannedFamily(ABC):
         """How tokens find experts in both stages, read from there as well; without experts nothing asks."""
         return Routing()
 
+    # ------------------------------------------------------------------ what a host adds
+
     @abstractmethod
-    def build(self, job: str, run: CurriculumRun) -> Any:
-        """A job of a run, as the host starts it.
+    def checkpoint_of(self, job: str, run: CurriculumRun, /) -> str:
+        """The checkpoint that a job leaves: parent (its own training), rank, stage1 and so on."""
+
+    @abstractmethod
+    def stock_recipe(self, job: str, run: CurriculumRun, /) -> Any:
+        """The host's recipe of the parent for a job, not yet elastic; without a layout GPUs share nothing but experts.
 
         Raises:
-            ElasticError: no layout fits, or the block does not fit the parent.
+            ElasticError: no layout fits.
         """
 
+    @abstractmethod
+    def elastic(self, recipe: Any, job: str, run: CurriculumRun, /) -> Any:
+        """Turn a stock recipe into the ranking or a stage of a run.
+
+        Raises:
+            ElasticError: the block does not fit the recipe.
+        """
+
+    @abstractmethod
+    def recipe_of(self, built: Any) -> Recipe:
+        """The fields of a stock or elastic recipe."""
+
+    @abstractmethod
+    def settings(self, built: Any) -> dict[str, Any]:
+        """Every setting of a job by its dotted name."""
+
+    @abstractmethod
+    def task(self, built: Any, job: str, run: CurriculumRun, /) -> nemo_run.Partial:
+        """What each process of a job calls."""
+
+    @staticmethod
+    @abstractmethod
+    def stop_in_time(task: nemo_run.Partial, code: int) -> None:
+        """Have a training that is stopped before its end leave with this exit code."""
+
+    # ------------------------------------------------------------------ jobs
+
+    def build(self, job: str, run: CurriculumRun) -> Any:
+        """A job of a run that runs a model, as the host starts it.
+
+        Raises:
+            ElasticError: another job, no layout fits, or the block does not fit the parent.
+        """
+        if job not in run.jobs[:-1]:
+            raise bad("job", job, f"one of {', '.join(run.jobs[:-1])}")
+        return self.elastic(self.stock_recipe(job, run), job, run)
+
     def build_all(self, run: CurriculumRun) -> dict[str, Any]:
-        """The jobs of a run by name, in order, each as its host starts it."""
-        return {job: self.build(job, run) for job in run.jobs}
+        """The jobs of a run that run a model, by name, in order."""
+        return {job: self.build(job, run) for job in run.jobs[:-1]}
+
+    def slicing(self, run: CurriculumRun) -> dict[str, Any]:
+        """Arguments of `slice_family`, which cuts every member out of the last stage's end: one process, no GPU."""
+        ranking = run.block.ranking or os.path.join(run.folder("rank"), "elastic", "ranking")
+        return {"checkpoint": self.checkpoint_of(f"stage{run.last}", run), "out": run.dir, "ranking": ranking}
+
+    def described(self, run: CurriculumRun) -> dict[str, Job]:
+        """All jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
+        import nemo_run
+
+        jobs = {
+            name: described(self.recipe_of(built), self.task(built, name, run), self.stop_in_time, run.machines(name))
+            for name, built in self.build_all(run).items()
+        }
+        return jobs | {"slice": Job(nemo_run.Partial(slice_family, **self.slicing(run)))}
 
     def put(self, recipe: Recipe, job: str, run: CurriculumRun, layout: Layout | None) -> None:
         """Give the host's recipe of the parent, with a job's data, what the job has besides.
@@ -143,10 +205,6 @@ class PlannedFamily(ABC):
         if run.chat and fields["context"] > 1:  # a rank may have no token that counts
             fields |= {"per token": True, "average in collective": False}
         recipe.fill(fields)
-
-    @abstractmethod
-    def described(self, run: CurriculumRun) -> dict[str, Job]:
-        """All jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
 
     def run_of(
         self,

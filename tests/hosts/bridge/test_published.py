@@ -14,7 +14,6 @@ import pytest
 
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.hosts.bridge.apply import apply_elastic
-from nemo_elastic.hosts.bridge.curriculum import checkpoints
 from nemo_elastic.hosts.bridge.tiny import TINY_EXPERTS, tiny_config
 from nemo_elastic.slicing.family_folder import slice_family
 from nemo_elastic.slicing.untrained import join_family
@@ -53,10 +52,10 @@ def train(place: Path) -> None:
             place / "data", place / f"stage{stage}", steps=STEPS, seq_length=64, micro_batch_size=2,
             global_batch_size=4, warmup_steps=1, eval_iters=1, sizes=SIZES,
         )  # fmt: skip
-        more = {"previous": checkpoints(str(place), "stage1")} if stage == 2 else {}
+        more = {"previous": str(place / "stage1" / "checkpoints")} if stage == 2 else {}
         teacher = str(place / "teacher")
         apply_elastic(config, block, teacher=teacher, stage=stage, total_steps=2 * STEPS, **more).pretrain()
-    slice_family(checkpoints(str(place), "stage2"), str(place))
+    slice_family(str(place / "stage2" / "checkpoints"), str(place))
 
 
 @pytest.mark.slow(minutes=2)

@@ -67,7 +67,6 @@ def test_a_large_family_is_the_papers_curriculum_in_the_planners_layout(family: 
 
 @pytest.mark.parametrize("size", ["9b", "30b_a3b"])
 def test_a_third_stage_goes_on_in_low_precision(size: str, tmp_path: Path) -> None:
-    from nemo_elastic.hosts.bridge.curriculum import checkpoints
     from nemo_elastic.plan.stages import PAPER
 
     family, dir, scheme = recipe_of(size), str(tmp_path), "fp8" if size == "9b" else "nvfp4"
@@ -78,9 +77,9 @@ def test_a_third_stage_goes_on_in_low_precision(size: str, tmp_path: Path) -> No
     assert rounded == {"rank": None, "stage1": None, "stage2": None, "stage3": scheme}
     last, before = jobs["stage3"], PAPER.stage1.max_steps + PAPER.stage2.max_steps
     assert (last.config.train.train_iters, last.config.dataset.seq_length) == (179, 49152)
-    assert last.callbacks[0].previous == checkpoints(dir, "stage2")
+    assert last.callbacks[0].previous == f"{dir}/stage2/checkpoints"
     assert {job.callbacks[0].rates.total_steps for job in jobs.values()} == {before + 179}
-    assert family.described(own)["slice"].task.checkpoint == checkpoints(dir, "stage3")
+    assert family.described(own)["slice"].task.checkpoint == f"{dir}/stage3/checkpoints"
 
 
 def summed_in(config: Any) -> str:

@@ -31,12 +31,37 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
     assert {change.name.split(": ")[0] for change in changed} == {"rank", "stage1", "stage2", "slice"}
 
 
+def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fiddle
+
+    from nemo_elastic.hosts.common.changes import settings
+    from nemo_elastic.rehearsal import bridge_jobs, run
+    from nemo_elastic.rehearsal.short import parent_run
+
+    built: list[Any] = []
+    monkeypatch.setattr(bridge_jobs, "train_to_the_end", built.append)
+    monkeypatch.setattr(bridge_jobs, "pretrain", lambda config, _: built.append(config))
+    family, own = rehearsal.family, rehearsal.own
+    _, wanted = run.rehearsal_jobs(family, own, rehearsal.short)
+    for name, job in list(rehearsal.jobs.items())[:-1]:
+        fiddle.build(job.task)()
+        (there,) = built
+        built.clear()
+        if name == "parent":
+            recipe = bridge_jobs.parent_recipe(family, parent_run(own, rehearsal.short))
+            with bridge_jobs.bridge_on_this_machine(recipe):
+                assert settings(there) == settings(recipe)
+        else:
+            assert there.settings() == wanted[name], name
+            stops = [one.stop_after for one in there.callbacks[1:]]
+            assert stops == ([] if name == "rank" else [own.save_every + 1 if name == "stage1-killed" else None])
+
+
 def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
     """On packed conversations, and its parent's own training on text, which the recipe's data is not."""
     from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
     from megatron.bridge.training.config import GPTDatasetConfig
 
-    from nemo_elastic.rehearsal.bridge_jobs import watched_jobs
     from nemo_elastic.rehearsal.run import rehearsal_of
     from nemo_elastic.rehearsal.short import parent_run, text_of
     from tests.hosts.bridge import stock_sft
@@ -44,11 +69,11 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
     family = stock_sft.family("h_47b")
     rehearsal = rehearsal_of(family, str(tmp_path))
     assert {change.why for change in rehearsal.changed} == WHYS
-    jobs = watched_jobs(family, rehearsal.own)
+    jobs = family.build_all(rehearsal.own)
     assert jobs["rank"].config.model.pipeline_model_parallel_size == 1
     for job, run in jobs.items():
         assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, job
-    parent = family.stock_config("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
+    parent = family.stock_recipe("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
     assert isinstance(parent, GPTDatasetConfig)
     assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
 

@@ -20,42 +20,23 @@ from typing import Any
 import nemo_run as run
 from nemo import lightning as nl
 
-from nemo_elastic.hosts.common.changes import Changes, made_by
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, described, job_folder
+from nemo_elastic.hosts.common.changes import made_by
+from nemo_elastic.hosts.common.curriculum_run import Job, described
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.common.experiment import run_jobs
-from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume, StopInTime
-from nemo_elastic.hosts.nemo.recipe.apply import change
+from nemo_elastic.hosts.nemo.checkpoint.resume import StopInTime
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
 from nemo_elastic.plan.stages import PAPER as PAPER
 from nemo_elastic.plan.stages import Curriculum as Curriculum
 from nemo_elastic.plan.stages import Stage as Stage
-from nemo_elastic.slicing.family_folder import slice_family
-
-from .rank import rank_only
 
 #: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
 FILENAME = "{step}"
 
 
-def ranking_dir(dir: str) -> str:
-    """What the ranking says of itself: scores and orders, and the search's trace."""
-    return os.path.join(job_folder(dir, "rank"), "elastic")
-
-
-def ranked_checkpoint(dir: str) -> str:
-    """What the ranking leaves, see `rank`."""
-    return os.path.join(job_folder(dir, "rank"), "checkpoints", "ranked")
-
-
 def end_of(log_dir: str, steps: int) -> str:
     """The last checkpoint of a run of so many steps, whose checkpoints are called FILENAME."""
     return os.path.join(log_dir, "checkpoints", f"step={steps - 1}-last")
-
-
-def stage_checkpoint(dir: str, curriculum: Curriculum, number: int) -> str:
-    """What a stage leaves."""
-    return end_of(job_folder(dir, f"stage{number}"), curriculum.stage(number).max_steps)
 
 
 def checkpoints(every: int) -> run.Config:
@@ -72,51 +53,6 @@ def checkpoints(every: int) -> run.Config:
         every_n_train_steps=every,
         save_optim_on_train_end=True,
     )
-
-
-def rank_recipe(recipe: run.Partial, own: CurriculumRun) -> run.Partial:
-    """A stock recipe of stage 1, in any layout without pipeline stages, turned into the ranking of a run.
-
-    Args:
-        recipe: see `rank.rank_only`.
-        own: whose ranking it is.
-    """
-    where = {"out": ranking_dir(own.dir), "checkpoint": ranked_checkpoint(own.dir)}
-    return rank_only(recipe, own.block_of("rank"), parent=own.parent, **where)
-
-
-def stage_recipe(recipe: run.Partial, own: CurriculumRun, job: str) -> run.Partial:
-    """A stock recipe of a stage, made elastic and given what it starts from. It is changed in place.
-
-    Args:
-        recipe: any recipe that `apply_elastic` takes, with the stage's data, steps and names of checkpoints.
-        own: whose stage it is.
-        job: stage1 starts from the ranking, others from the end of the one before: weights, router, members and
-            optimizer.
-
-    Raises:
-        ElasticError: see `apply_elastic`.
-    """
-    changes = Changes(recipe)
-    options = own.options(job, stage_checkpoint(own.dir, own.curriculum, own.before(job)))
-    change(recipe, own.block_of(job), options, changes)
-    if job == "stage1":
-        recipe.resume = run.Config(
-            ElasticResume,
-            resume_if_exists=True,
-            resume_ignore_no_checkpoint=True,
-            # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
-            restore_config=run.Config(nl.RestoreConfig, path=ranked_checkpoint(own.dir), load_optim_state=False),
-        )
-    print(changes.text(recipe), flush=True)
-    return recipe
-
-
-def slice_step(own: CurriculumRun) -> run.Partial:
-    """The job that cuts the members out of the end of the last stage: one process, no GPU."""
-    ranking = own.block.ranking or os.path.join(ranking_dir(own.dir), "ranking")
-    end = stage_checkpoint(own.dir, own.curriculum, own.last)
-    return run.Partial(slice_family, checkpoint=end, out=own.dir, ranking=ranking)
 
 
 def run_family(name: str, jobs: Mapping[str, run.Partial], executors: Executors, **how: Any) -> None:

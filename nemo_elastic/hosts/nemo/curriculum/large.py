@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +21,20 @@ from nemo.collections.llm.recipes.precision.mixed_precision import bf16_mixed
 from nemo_elastic.core.family import Parent
 from nemo_elastic.data.packing import NPY
 from nemo_elastic.formats.megatron.shape import stock_sizes
+from nemo_elastic.hosts.common.changes import Changes, settings
 from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, job_folder
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
+from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule, PackedChats
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
+from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, made_by
+from nemo_elastic.slicing.family_folder import slice_family
 
-from .jobs import PAPER, Curriculum, checkpoints, described_jobs, rank_recipe, slice_step, stage_recipe
+from .jobs import PAPER, Curriculum, checkpoints, end_of, stop_in_time
+from .rank import rank_only
 
 #: loader processes of a rank
 WORKERS = 8
@@ -78,20 +84,46 @@ class FamilyRecipe(PlannedFamily):
 
     def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
         """Cut every member out of the end of stage 2, see `slicing.family_folder.slice_family`."""
-        return self.build("slice", self.run_of("", (), dir, curriculum=curriculum))
+        return run.Partial(slice_family, **self.slicing(self.run_of("", (), dir, curriculum=curriculum)))
 
-    def described(self, run: CurriculumRun) -> dict[str, Job]:
-        return described_jobs(self.build_all(run))
+    def checkpoint_of(self, job: str, own: CurriculumRun) -> str:
+        if job == "rank":
+            return os.path.join(own.folder(job), "checkpoints", "ranked")
+        return end_of(own.folder(job), own.stage(job).max_steps)
 
-    def build(self, job: str, run: CurriculumRun) -> Any:
-        """A job of a run, as a task of NeMo-Run's: rank, stage1, stage2 or slice."""
-        if job == "slice":
-            return slice_step(run)
-        recipe = self.stock_recipe(job, run)
-        return rank_recipe(recipe, run) if job == "rank" else stage_recipe(recipe, run, job)
+    def recipe_of(self, built: run.Partial) -> NemoRecipe:
+        return NemoRecipe(built)
+
+    def settings(self, built: run.Partial) -> dict[str, Any]:
+        return settings(built)
+
+    def task(self, built: run.Partial, job: str, own: CurriculumRun) -> run.Partial:
+        return built
+
+    @staticmethod
+    def stop_in_time(task: run.Partial, code: int) -> None:
+        stop_in_time(task, code)
+
+    def elastic(self, recipe: run.Partial, job: str, own: CurriculumRun) -> run.Partial:
+        ranked = self.checkpoint_of("rank", own)
+        if job == "rank":
+            out = os.path.join(own.folder(job), "elastic")
+            return rank_only(recipe, own.block_of(job), parent=own.parent, out=out, checkpoint=ranked)
+        changes = Changes(recipe)
+        options = own.options(job, self.checkpoint_of(f"stage{own.before(job)}", own))
+        change(recipe, own.block_of(job), options, changes)
+        if job == "stage1":
+            recipe.resume = run.Config(
+                ElasticResume,
+                resume_if_exists=True,
+                resume_ignore_no_checkpoint=True,
+                # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
+                restore_config=run.Config(nl.RestoreConfig, path=ranked, load_optim_state=False),
+            )
+        print(changes.text(recipe), flush=True)
+        return recipe
 
     def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
-        """NeMo's recipe for a job, not yet elastic; without a layout every GPU holds the whole model."""
         nodes, devices = own.machines(job)
         recipe = self.stock(name=f"{self.name}-{job}", num_nodes=nodes, num_gpus_per_node=devices)
         trainer = recipe.trainer
