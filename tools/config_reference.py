@@ -82,8 +82,8 @@ and the other arguments of `apply_elastic` (`teacher`, `stage`, `previous`, `tot
 without `elastic:` is the block itself, so `elastc:` is refused everywhere.
 
 Editors with a YAML language server complete and check a block whose file begins with
-`# yaml-language-server: $schema=elastic.schema.json`; `nemo-elastic schema` prints that schema. The files in `conf/`
-have it beside them. This is `conf/elastic_12b.yaml`:
+`# yaml-language-server: $schema=elastic.schema.json`; `nemo-elastic doctor --schema` prints that schema. The files in
+`conf/` have it in their folder. This is `conf/elastic_12b.yaml`:
 
 ```yaml
 {example}```

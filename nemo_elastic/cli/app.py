@@ -54,7 +54,6 @@ _GROUPS = {
         "quantize": "Write a family in NVFP4 or FP8, from which members are cut.",
         "chat": "Talk with the members of a family, which share one copy of the weights.",
         "serve": "Serve a family with vLLM: OpenAI's interface, each member a model.",
-        "calibrate": "Measure on held-out prompts when a larger member pays, for the model `auto` of `serve`.",
         "eval": "Measure perplexity, right answers and lm-eval tasks of every member.",
         "specialize": "Search a trained family for the best shape for a task.",
         "profile": "Measure the time of layers on this machine, for budgets in milliseconds.",
@@ -63,11 +62,9 @@ _GROUPS = {
         "plan": "List the parallel layouts of a training run that fit, with the cost of a step.",
         "rehearse": "Run a large recipe's own jobs, scaled down, on this machine.",
         "data": "Prepare text and conversations: token files and packed sequences.",
-        "rank": "Measure the importance of a parent's channels, heads and layers.",
         "train": "Train a family with any stock recipe of a Nemotron-H and an `elastic:` block.",
         "report": "Turn a run into one HTML page with plots.",
-        "doctor": "Check releases, GPUs and kernels of this machine.",
-        "schema": "Print the JSON schema of the `elastic:` block, for editors.",
+        "doctor": "Check releases, GPUs and kernels of this machine; print the schema of the `elastic:` block.",
     },
 }
 COMMANDS: dict[str, Row] = {

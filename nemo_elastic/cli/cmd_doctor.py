@@ -10,16 +10,27 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
+from nemo_elastic.config.block import json_schema
 from nemo_elastic.doctor import ERROR, Facts, Finding, collect, diagnose, paths
 
+_SCHEMA = typer.Option("--schema", help="Print the JSON schema of the `elastic:` block instead.")
 
-def command(json: Annotated[bool, options.as_json("the findings")] = False) -> None:
+
+def command(
+    schema: Annotated[bool, _SCHEMA] = False, json: Annotated[bool, options.as_json("the findings")] = False
+) -> None:
     """Print releases, GPUs and kernels, the software that is used on this machine, and a fix for each problem.
 
     Exit code 1 if the installed software of a training cannot train. Slicing needs no NeMo.
 
-    Example: `nemo-elastic doctor`
+    An editor with a YAML language server uses the schema when the first line of a block's file is
+    `# yaml-language-server: $schema=elastic.schema.json`.
+
+    Example: `nemo-elastic doctor`, or `nemo-elastic doctor --schema > elastic.schema.json`
     """
+    if schema:
+        options.print_json(json_schema())
+        return
     facts = collect()
     findings = diagnose(facts)
     if not json:

@@ -25,6 +25,8 @@ _LIMIT = options.number(
     f"{PROBLEMS} problems.",
 )
 
+_CALIBRATE = typer.Option("--calibrate", help="Fit when a larger member pays, and write auto.json, instead.")
+
 
 def command(
     context: typer.Context,
@@ -36,7 +38,9 @@ def command(
     tasks: Annotated[str | None, typer.Option(help="lm-eval tasks, separated by commas.")] = None,
     tasks_from: Annotated[Path | None, typer.Option(help="Folder with lm-eval task files of your own.")] = None,
     limit: Annotated[int | None, _LIMIT] = None,
+    calibrate: Annotated[bool, _CALIBRATE] = False,
     device: Annotated[str, options.device("models run")] = "cpu",
+    force: Annotated[bool, options.force("an older auto.json, with --calibrate")] = False,
     json: Annotated[bool, options.as_json("the figures")] = False,
 ) -> None:
     """Measure perplexity, right answers and lm-eval tasks of every member.
@@ -45,9 +49,22 @@ def command(
     over the answers of conversations, in the family's tokens. Problems come from a data folder of `nemo-elastic data`.
     lm-eval tasks need the package lm-eval, and a tokenizer in the source or in the data folder.
 
+    With --calibrate the command measures when a larger member pays, for the model `auto` of `nemo-elastic serve`.
+    Every member reads up to 512 prompts and their known answers. Half of the prompts are problems, if the data has
+    problems. The command fits the gain of a larger member on the answer to the entropy, margin and surprise of the
+    smallest member on the prompt. It writes the fit to auto.json in the family folder and changes no weights. The
+    table checks the fit: one half of the prompts decides for the other half, against the best random mixture of
+    members at the same cost. If no gain is above 0 by more than its interval, `auto` is no better than chance, and the
+    command warns.
+
     Example: `nemo-elastic eval family/ --data data`, or
-    `nemo-elastic eval family/ other-9b/ --member 9b --tasks arc_easy --limit 100 --json`.
+    `nemo-elastic eval family/ other-9b/ --member 9b --tasks arc_easy --limit 100 --json`, or
+    `nemo-elastic eval family/ --data data --calibrate`, then `nemo-elastic serve family/ --auto 0.3`.
     """
+    if calibrate:
+        _calibrate(context, sources, data, device, force, json)
+        return
+    options.refuse(context, "belongs to --calibrate, which is not given", "force")
     names = [name for name in (tasks or "").split(",") if name]
     if data is None and not names:
         raise ElasticError("eval: nothing to measure; give --data, --tasks or both")
@@ -78,6 +95,20 @@ def command(
         options.print_json(rows)
         return
     print_table("loss in nats per token" if data else "lm-eval", [_cells(row, len(opened) > 1) for row in rows])
+
+
+def _calibrate(
+    context: typer.Context, sources: list[Path], data: Path | None, device: str, force: bool, json: bool
+) -> None:
+    from nemo_elastic.cli.calibrating import calibrate
+
+    measured = ("member", "tokens", "seq_length", "tasks", "tasks_from", "limit")
+    options.refuse(context, "is not allowed with --calibrate", *measured)
+    if len(sources) > 1:
+        raise ElasticError("--calibrate: takes one family")
+    if data is None:
+        raise ElasticError("--calibrate: needs --data")
+    calibrate(sources[0], data, device, force, json)
 
 
 def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:

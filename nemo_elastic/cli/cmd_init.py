@@ -52,9 +52,9 @@ def command(
 ) -> None:
     """Make a family from a parent without training.
 
-    With --data the command ranks PARENT, as `rank` does, unless the block names a ranking. It sorts the weights, and
-    where the block searches shapes it takes those of the lowest untrained loss. It reads one layer at a time, so
-    PARENT may be larger than the memory.
+    With --data the command measures the importance of channels, heads and layers by forward passes, unless the block
+    names a ranking. It sorts the weights, and where the block searches shapes it takes those of the lowest untrained
+    loss. It reads one layer at a time, so PARENT may be larger than the memory.
 
     Without --data, if the block names a ranking, the command sorts the weights by it. Otherwise the weights keep their
     stored order, and members keep the front of each width, as in published families, unless the block gives stripes.

@@ -30,7 +30,7 @@ def rank(
     model: Layered,
     parent: Parent,
     batches: Iterable[Rows | torch.Tensor],
-    options: RankOptions | None = None,
+    options: RankOptions = RankOptions(),
     progress: Progress | None = None,
     reduce: Reduce | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -47,7 +47,7 @@ def rank(
         parent: its shape.
         batches: rows of tokens, each token of which counts by its weight; or tokens [b, l], which all count alike.
             Consumed once.
-        options: how importance is measured; None: `RankOptions.of`.
+        options: how importance is measured.
         progress: called with (phase, done, total): phase "widths" in sequences (total 0: not known), and "depth".
         reduce: sum of a tensor over the ranks that see other samples, the same bits on all ranks of the run; all ranks
             must call `rank` alike, with as many samples in batches of the same size, and then get the same ranking.
@@ -62,7 +62,6 @@ def rank(
     Raises:
         ElasticError: no batch, or activations or logits that are not finite.
     """
-    options = options or RankOptions.of(None, parent)
     measuring = _Measuring(model, parent, options, reduce, shards, together)
     with torch.no_grad():
         measuring.look(batches, progress)

@@ -84,17 +84,14 @@ class RankOptions:
         check(self, "rank")
 
     @classmethod
-    def of(cls, config: ElasticConfig | None, parent: Parent) -> RankOptions:
+    def of(cls, config: ElasticConfig, parent: Parent) -> RankOptions:
         """As a block asks for it: layers are dropped one by one down to its smallest depth; others are not measured.
 
-        Without a block everything is measured. A head that is tied to the embedding, and a stream that no member cuts,
-        take no basis.
+        A head that is tied to the embedding, and a stream that no member cuts, take no basis.
 
         Raises:
             ElasticError: The block's axes do not fit the parent.
         """
-        if config is None:
-            return cls(hidden="magnitude" if parent.tied else "basis")
         own, axes = config.importance, config.resolve_axes(parent)
         rotates = own.hidden == "basis" and not parent.tied and len(axes[HIDDEN].choices) > 1
         return cls(

@@ -100,7 +100,7 @@ def open_family(
         return None
     _check_layers(model)
     if settings.auto is not None and names.calibration is None:
-        raise bad("--auto", settings.auto, f"run `nemo-elastic calibrate {model} --data DIR` first")
+        raise bad("--auto", settings.auto, f"run `nemo-elastic eval {model} --data DIR --calibrate` first")
     folder, ends = Path(tokenizer or model), settings.end_ids
     if not ends and (folder / "tokenizer.json").is_file():
         ends = find_end(FamilyTokenizer.read(folder))

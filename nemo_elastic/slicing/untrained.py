@@ -100,7 +100,8 @@ def init_family(
         parent_folder: A plain Nemotron-H in Hugging Face's format.
         config: The `elastic:` block; its budgets and axes count, its training settings do not.
         out: The folder to write, whole or not at all.
-        ranking: Folder of a ranking (`nemo-elastic rank`), instead of `config.ranking`. Needs torch installed.
+        ranking: Folder of a ranking, such as a run's `elastic/ranking`, instead of `config.ranking`. Needs
+            torch installed.
         sequences: What members are searched on, and the parent is ranked on where no ranking is named. Layers are read
             from the files one by one.
         license: Id of the licence for the card, instead of the parent's.

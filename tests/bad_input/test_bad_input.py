@@ -54,4 +54,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_every_command_that_reads_anything_has_cases() -> None:
-    assert {case.arguments[0] for case in CASES} == set(COMMANDS) - {"doctor", "schema"}  # which take no input
+    assert {case.arguments[0] for case in CASES} == set(COMMANDS) - {"doctor"}  # which take no input

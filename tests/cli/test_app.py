@@ -223,7 +223,7 @@ sys.meta_path.insert(0, Finder())
     root = Path(app.__file__).parents[2]
     env = os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"}
     done = subprocess.run(
-        [sys.executable, *way, "schema"], capture_output=True, text=True, timeout=1800, env=env, cwd=root
+        [sys.executable, *way, "doctor", "--schema"], capture_output=True, text=True, timeout=1800, env=env, cwd=root
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

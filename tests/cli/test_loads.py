@@ -30,7 +30,7 @@ MODEL = WEIGHTS | {"torch"}
 TEXT = WEIGHTS | {"tokenizers"}
 #: command -> what it may load; anything else of `HEAVY` is a mistake
 MAY_LOAD = {
-    "schema": {"numpy"},
+    "doctor --schema": {"numpy"},
     "inspect family": WEIGHTS,
     "plan --config elastic_12b.yaml --parent nemotron-nano-12b-v2": WEIGHTS | {"omegaconf"},
     "init parent --config elastic.yaml --out new --force": WEIGHTS | {"omegaconf"},
@@ -40,7 +40,7 @@ MAY_LOAD = {
     "doctor": MODEL | {"megatron"},  # the namespace alone, in which it looks for packages
     "data text --out other --tokenizer data --force": TEXT,
     "eval family --data data --tokens 512": MODEL | TEXT,
-    "rank parent --data data --seq-length 16 --out ranking --force": MODEL | TEXT | WEIGHTS,
+    "init parent --data data --config elastic.yaml --seq-length 16 --out new --force": MODEL | TEXT | {"omegaconf"},
 }
 #: what `make test` starts: of each kind of package that a command may load, one that does
 FEW = ("slice", "plan", "eval")

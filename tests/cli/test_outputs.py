@@ -38,10 +38,6 @@ LINES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "profile": ("{source} --config {config}", {"source": "family", "config": "elastic.yaml"}),
     "quantize": ("{source} --to nvfp4 --data {data}", {"source": "family", "data": "data"}),
-    "rank": (
-        "{parent} --data {data} --config {config}",
-        {"parent": "parent", "data": "data", "config": "elastic.yaml"},
-    ),
     "rehearse": ("nemotron_elastic_9b --config {config}", {"config": "elastic.yaml"}),
     "specialize": ("{family} --data {data} --params 19000", {"family": "family", "data": "data"}),
     "slice": ("{source} --subnet {subnet}", {"source": "family", "subnet": "shape.json"}),
@@ -68,8 +64,8 @@ def test_every_command_with_an_output_is_tested_here(name):
 
 
 def test_every_command_that_prints_a_table_prints_json():
-    """What `train` and `serve` print is the run's and the server's, and a schema is JSON."""
-    assert {name for name in COMMANDS if "json" not in parameters(name)} == {"train", "schema", "serve"}
+    """What `train` and `serve` print is the run's and the server's."""
+    assert {name for name in COMMANDS if "json" not in parameters(name)} == {"train", "serve"}
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +125,7 @@ def own(box, tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("own")
     fine("init", box / "parent", "--config", box / "elastic.yaml", "--out", place / "init")
     fine("slice", box / "family", "--member", "small", "--out", place / "slice")
-    for name in ("data", "ranking"):
-        shutil.copytree(box / name, place / {"ranking": "rank"}.get(name, name))
+    shutil.copytree(box / "data", place / "data")
     low = ("--to", "fp8", "--layout", "compressed-tensors")
     fine("quantize", box / "family", *low, "--out", place / "quantize")
     marked = {"convert": "a checkpoint", "demo": "a demo", "rehearse": "a rehearsal"}

@@ -140,12 +140,12 @@ def test_bounds_of_the_schema_are_exactly_those_of_the_dataclass(
 
 def test_the_stored_schema_is_up_to_date() -> None:
     stored = json.loads((ROOT / "conf" / "elastic.schema.json").read_text(encoding="utf-8"))
-    assert stored == json_schema(), "nemo-elastic schema > conf/elastic.schema.json"
+    assert stored == json_schema(), "nemo-elastic doctor --schema > conf/elastic.schema.json"
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
-        main(["schema"])
+        main(["doctor", "--schema"])
     printed = capsys.readouterr().out
     assert done.value.code == 0 and json.loads(printed) == json_schema()
 

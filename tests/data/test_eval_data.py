@@ -24,7 +24,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.data.encoded import Encoded
-from nemo_elastic.data.eval_data import drawn_pieces, read_eval_data
+from nemo_elastic.data.eval_data import drawn_pieces, read_eval_data, training_rows
 from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.data.prepare import prepare
 from nemo_elastic.errors import ElasticError
@@ -35,7 +35,7 @@ from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.quantize import activations
-from nemo_elastic.ranking import Ranking
+from nemo_elastic.ranking import RankOptions
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.slicing import streamed
 from nemo_elastic.slicing.family_folder import write_family
@@ -64,6 +64,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = write_tokenizer(place / "tokenizer")
     state = NemotronH.random(SHAPE, seed=4).state_dict()
     write_family(place / "family", SHAPE, state, FAMILY, tokenizer)
+    write_family(place / "parent", SHAPE, state, FAMILY, tokenizer)
+    (place / "parent" / "elastic.json").unlink()
+    (place / "elastic.yaml").write_text(yaml.safe_dump({"elastic": block_12b()}))
     words = "def f(x): return x + 12  # naïve, 日本語, 😀\n"
     (place / "text.jsonl").write_text("\n".join(json.dumps({"text": f"{i} {words}" * 4}) for i in range(150)))
     (place / "chats.jsonl").write_text(sums(200))
@@ -86,13 +89,9 @@ def test_every_command_takes_conversations(
     assert given.is_chat and given.tokens.max() > 2**16
     expected = answer_loss(load_family(source).select("small"), given.documents, 64, max_tokens=60)
     assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
-    block = tmp_path / "elastic.yaml"
-    block.write_text(yaml.safe_dump({"elastic": block_12b()}))
-    small = ("--config", block, "--seq-length", 32, "--json")
-    code, out, err = run("rank", family, "--data", data, "--out", tmp_path / "ranking", *small)
-    assert code == 0 and len(json.loads(out)["depth"]) == 4, err
-    seen = Ranking.load(tmp_path / "ranking").provenance
-    assert seen["samples"] == 4 and 0 < seen["counted"] < seen["tokens"]
+    given = ("--data", data, "--config", place / "elastic.yaml", "--seq-length", 32)
+    code, _, err = run("init", place / "parent", *given, "--out", tmp_path / "ranked")
+    assert code == 0, err
     for name, value in (("TOKENS", 300), ("LENGTH", 16), ("CANDIDATES", 2)):
         monkeypatch.setattr(cmd_specialize, name, value)
     monkeypatch.setattr(known_answers, "examples", partial(known_answers.examples, most=64, prompt=8, answer=4))
@@ -102,12 +101,12 @@ def test_every_command_takes_conversations(
             "specialize", family, "--data", data, "--params", most, "--out", tmp_path / "task", "--json"
         )
         assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
-        code, out, err = run("calibrate", family, "--data", data, "--force", "--json")
+        code, out, err = run("eval", family, "--data", data, "--calibrate", "--force", "--json")
         assert code == 0 and json.loads(out)["samples"] == 64, err
 
 
 READ = {
-    "rank": ("--out", "out", "--seq-length", 32),
+    "init": ("--config", "elastic.yaml", "--seq-length", 32, "--out", "out"),
     "quantize": ("--to", "fp8", "--out", "out"),
     "eval": ("--tokens", 512, "--seq-length", 64),
 }
@@ -133,14 +132,18 @@ def test_what_is_read_is_drawn_from_all_of_the_data(
     monkeypatch.setattr(by_member, "answer_loss", lambda model, read, *_: stop(document.ids for document in read))
     monkeypatch.setattr(cmd_quantize, "PIECES", 4)
     monkeypatch.setattr(cmd_quantize, "PIECE", 64)
-    line = (command, place / "family", "--data", place / form, *READ[command])
+    block = block_12b()
+    block["importance"]["samples"] = 64
+    (tmp_path / "elastic.yaml").write_text(yaml.safe_dump({"elastic": block}))
+    source = place / ("parent" if command == "init" else "family")
+    line = (command, source, "--data", place / form, *READ[command])
     assert run(*line)[0] == 2
     first, texts = list(seen), form.startswith("text")
     assert run(*line)[0] == 2 and seen == first
     if texts or command != "eval":  # which takes conversations until there are enough answers
-        assert len(seen) == {"rank": 64, "quantize": 4, "eval": 8}[command]
+        assert len(seen) == {"init": 64, "quantize": 4, "eval": 8}[command]
     if texts or command == "quantize":
-        assert {len(ids) for ids in seen} == {{"rank": 32, "quantize": 64, "eval": 65}[command]}
+        assert {len(ids) for ids in seen} == {{"init": 32, "quantize": 64, "eval": 65}[command]}
     opened = FamilyTokenizer.read(place / "tokenizer")
     numbers = {int(n) for ids in seen for n in re.findall(r"(?:\n|is )(\d+) (?:def|\+)", opened.decode(ids))}
     half = 75 if texts else 100
@@ -165,22 +168,18 @@ def test_pieces_are_drawn_without_overlap(count: int, size: int, most: int, seed
 
 def test_conversations_are_ranked_on_one_by_one(place: Path, tmp_path: Path) -> None:
     """By their answers: what is asked behind a conversation, and what padding makes of it, changes nothing."""
-    few, out, block = tmp_path / "few.jsonl", tmp_path / "ranking", tmp_path / "elastic.yaml"
+    few = tmp_path / "few.jsonl"
     few.write_text(sums(2))
-    config = block_12b()
-    block.write_text(yaml.safe_dump({"elastic": config | {"importance": {"samples": 2, "depth": "cosine"}}}))
-    line = ("rank", place / "family", "--data", few, "--seq-length", 64)
-    assert run(*line, "--out", out, "--config", block)[0] == 0
-    source = open_source(place / "family")
+    source, options = open_source(place / "family"), RankOptions(depth="cosine")
+    actual = streamed.rank_streamed(source, streamed.Sequences(*training_rows(few, source, 2, 64)), options)
     texts = read_eval_data(few, source, "train").texts
     rows = [Rows(torch.tensor(t.ids[None, :-1]).long(), torch.tensor(t.counts[None, 1:]).float()) for t in texts]
-    wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, Ranking.load(out).options)
-    actual = Ranking.load(out)
+    wanted = rank(Layers(load_family(source).model.weights()), SHAPE, rows, options)
     assert actual.provenance["counted"] == sum(r.counted for r in rows)
     for name, scores in wanted.scores.items():
         np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
-    code, _, err = run(*line, "--out", tmp_path / "more")
-    assert code == 2 and err.startswith("error: --data: ") and err.count("\n") == 1
+    with pytest.raises(ElasticError, match=r"^--data: "):
+        training_rows(few, source, 64, 64)
 
 
 def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:

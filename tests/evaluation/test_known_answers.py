@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-elastic calibrate`, from held-out prompts to auto.json and a family that chooses by it."""
+"""`nemo-elastic eval --calibrate`, from held-out prompts to auto.json and a family that chooses by it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def prompts_and_answers(rows: Rows) -> list[tuple[list[int], list[int]]]:
 
 
 def test_the_command_writes_what_the_family_then_chooses_by(folder, data):
-    code, out, err = run("calibrate", folder, "--data", data.path, "--json")
+    code, out, err = run("eval", folder, "--data", data.path, "--calibrate", "--json")
     report = json.loads(out)
     assert (code, err) == (0, "") and report["samples"] >= 64 and report["out"] == str(folder / FILE)
     assert [row["member"] for row in report["members"]] == ["6b", "9b", "12b"]
@@ -118,7 +118,7 @@ def test_the_command_writes_what_the_family_then_chooses_by(folder, data):
     chosen = calibration.choose(np.array([signals_of(family.select("6b"), prompt) for prompt in prompts]), 0.5)
     costs = [row["cost"] for row in report["members"]]
     assert sum(costs[member] for member in chosen) / len(given) == pytest.approx(0.5, abs=0.03)
-    code, out, err = run("calibrate", folder, "--data", data.path, "--force")
+    code, out, err = run("eval", folder, "--data", data.path, "--calibrate", "--force")
     assert code == 0 and "random_nats" in out and "±" in out
     shows = any(row["interval"][0] > 0 for row in report["auto"])
     assert ("warning: no gain is above 0" in err) == (not shows) and err.endswith(f"written: {folder / FILE}\n")
@@ -187,5 +187,5 @@ def test_each_half_is_chosen_for_by_the_other():
 
 
 def test_members_that_give_no_numbers_are_not_calibrated(folder, data):
-    code, out, err = run("calibrate", overflowing(folder), "--data", data.path)
+    code, out, err = run("eval", overflowing(folder), "--data", data.path, "--calibrate")
     assert (code, out) == (2, "") and err.strip().startswith("error: logits: ") and not (folder / "auto.json").exists()

@@ -11,8 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core import layout
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.data.build import build_data
 from nemo_elastic.data.eval_data import training_rows
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
@@ -26,11 +28,24 @@ from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing import streamed
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.streamed import Sequences, rank_streamed, untrained_loss
-from tests.ranking.test_cli_rank import PARENT, place  # noqa: F401 (a fixture)
 from tests.shapes import MOE
+from tests.shapes import PARENT as SHAPE
 from tests.slicing.helpers import contents, run
+from tests.texts import library_text
 
+PARENT = replace(SHAPE, pattern="M-M*-M-M", vocab=512)
 TEXT = ("--seq-length", "64")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A plain model, and data."""
+    place = tmp_path_factory.mktemp("parent")
+    build_data(place / "data", [library_text(place / "text")], vocab=512, reasoning=0.0, held_out_problems=0)
+    model = NemotronH.random(PARENT, seed=0)
+    write_family(place / "parent", PARENT, model.state_dict(), Family.of(PARENT, {"full": PARENT.full}))
+    (place / "parent" / "elastic.json").unlink()
+    return place
 
 
 def block(folder, **changed):
@@ -58,14 +73,35 @@ def rows_of(parent, count=20, length=9, seed=0):
     return [Rows(torch.randint(parent.vocab, (1, length + 1), generator=random)) for _ in range(count)]
 
 
+def ranked(place, path):
+    """The ranking that a file's block asks for."""
+    source = open_source(place / "parent")
+    config = ElasticConfig.load(path)
+    rows, provenance = training_rows(place / "data", source, config.importance.samples, 64)
+    return rank_streamed(source, Sequences(rows, provenance), RankOptions.of(config, source.parent))
+
+
+def test_only_the_drops_that_a_depth_needs_are_measured(place, tmp_path):
+    axes = {"hidden": [16, 12], "depth": [8, 6], "mamba_head_dim": [PARENT.mamba_head_dim, 1]}
+    asked = {"budgets": [{"name": "big"}, {"name": "small", "ratio": 0.9}], "axes": axes}
+    ranking = ranked(place, block(tmp_path, **asked))
+    ranking.save(tmp_path / "ranking")
+    assert ranking.options.depth_exact == 2 and None not in ranking.depth_scores and len(ranking.depth) == 8
+    assert ranking.options.head_channels == 1, "heads are scored by the fewest channels that a member has"
+    for depth, says in (([8, 6], ""), ([8, 6, 5], "elastic.axes.depth: 5 is not allowed")):
+        path = block(tmp_path, **asked | {"axes": axes | {"depth": depth}}, ranking=str(tmp_path / "ranking"))
+        code, _, said = run("init", place / "parent", "--config", path, "--out", tmp_path / f"{len(depth)}")
+        assert (code, says in said) == (2 if says else 0, True), said
+
+
 @pytest.mark.parametrize(("hidden", "shapes"), [("magnitude", "even"), ("basis", "even"), ("basis", "search")])
-def test_a_family_of_data_is_that_of_rank_and_init(place, tmp_path, hidden, shapes):  # noqa: F811
+def test_a_family_of_data_is_that_of_its_ranking(place, tmp_path, hidden, shapes):
     given = (place / "parent", "--data", place / "data", *TEXT)
     changed = {"importance": {"samples": 20, "hidden": hidden}, "shapes": shapes}
     path = block(tmp_path, **changed)
-    for command, out in (("init", "family"), ("rank", "ranking")):
-        code, _, said = run(command, *given, "--config", path, "--out", tmp_path / out)
-        assert code == 0, said
+    code, _, said = run("init", *given, "--config", path, "--out", tmp_path / "family")
+    assert code == 0, said
+    ranked(place, path).save(tmp_path / "ranking")
     path = block(tmp_path, **changed, ranking=str(tmp_path / "ranking"))
     code, _, said = run(
         "init", *given[: None if shapes == "search" else 1], "--config", path, "--out", tmp_path / "two"
@@ -74,7 +110,7 @@ def test_a_family_of_data_is_that_of_rank_and_init(place, tmp_path, hidden, shap
     assert contents(tmp_path / "family") == contents(tmp_path / "two")
 
 
-def test_shapes_are_searched_inside_of_the_sorted_parent(place, tmp_path):  # noqa: F811
+def test_shapes_are_searched_inside_of_the_sorted_parent(place, tmp_path):
     given = (place / "parent", "--data", place / "data", *TEXT, "--json")
     families = {}
     for shapes in ("even", "search", "router"):
@@ -109,7 +145,7 @@ def test_shapes_are_searched_inside_of_the_sorted_parent(place, tmp_path):  # no
         ({"importance": {"samples": 10**6}}, "--data"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_layer_runs(place, tmp_path, no_forward, changed, field):  # noqa: F811
+def test_what_does_not_fit_is_refused_before_a_layer_runs(place, tmp_path, no_forward, changed, field):
     path, before = block(tmp_path, **changed), sorted(tmp_path.iterdir())
     given = (place / "parent", "--data", place / "data", *TEXT, "--config", path)
     code, _, said = run("init", *given, "--out", tmp_path / "family")
@@ -125,7 +161,7 @@ def plain(folder, parent, dtype=torch.float32):
     return open_source(folder / "parent")
 
 
-def test_a_tied_parent_is_not_rotated(place, tmp_path):  # noqa: F811
+def test_a_tied_parent_is_not_rotated(place, tmp_path):
     source = plain(tmp_path, replace(open_source(place / "parent").parent, tied=True))
     given = (source.folder, "--data", place / "data", *TEXT, "--config", block(tmp_path), "--out", tmp_path / "out")
     code, printed, said = run("init", *given)
@@ -135,7 +171,7 @@ def test_a_tied_parent_is_not_rotated(place, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("where", ["rank_streamed", "untrained_loss"])
-def test_nothing_stays_of_a_family_that_fails(place, tmp_path, monkeypatch, where):  # noqa: F811
+def test_nothing_stays_of_a_family_that_fails(place, tmp_path, monkeypatch, where):
     def fail(*_):
         assert where == "rank_streamed" or any(tmp_path.glob(".*/model.safetensors")), "the weights are written"
         raise ElasticError("stopped")

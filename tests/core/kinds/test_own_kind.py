@@ -22,7 +22,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.ranking import sort
+from nemo_elastic.ranking import RankOptions, sort
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.search import Space, search
 from nemo_elastic.slicing.family_folder import write_family
@@ -70,7 +70,7 @@ def test_masked_is_sliced(parent: Parent) -> None:
 def test_from_a_ranking_and_a_search_to_a_member_that_runs(parent: Parent, tmp_path: Path) -> None:
     config, tokens = ElasticConfig.from_dict(BLOCK), torch.arange(24).view(2, 12)
     shape, plain = config.parent_shape(parent), NemotronH.random(parent, scale=3)
-    ranking = rank(Layers(plain.weights()), parent, [tokens])
+    ranking = rank(Layers(plain.weights()), parent, [tokens], RankOptions(hidden="basis"))
     model = NemotronH(shape, sort(plain.state_dict(), ranking, shape))
     whole = model(tokens)
     assert torch.allclose(whole, plain(tokens), atol=1e-4)

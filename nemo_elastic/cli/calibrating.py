@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-elastic calibrate`: find out when a family's smallest member is not enough."""
+"""`nemo-elastic eval --calibrate`: when a larger member pays, for the model `auto`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,25 +22,8 @@ if TYPE_CHECKING:
     from nemo_elastic.evaluation.known_answers import Against, Measured
 
 
-def command(
-    family: Annotated[Path, typer.Argument(help="A family folder.")],
-    data: Annotated[Path, typer.Option(help=options.DATA)],
-    device: Annotated[str, options.device()] = "cpu",
-    force: Annotated[bool, options.force("an older auto.json")] = False,
-    json: Annotated[bool, options.as_json("the figures")] = False,
-) -> None:
-    """Measure on held-out prompts when a larger member pays, for the model `auto` of `nemo-elastic serve`.
-
-    Every member reads up to 512 prompts and their known answers. Half of the prompts are problems, if the data has
-    problems. The command fits the gain of a larger member on the answer to the entropy, margin and surprise of the
-    smallest member on the prompt. It writes the fit to auto.json in the family folder and changes no weights.
-
-    The table checks the fit: one half of the prompts decides for the other half, against the best random mixture of
-    members at the same cost. If no gain is above 0 by more than its interval, `auto` is no better than chance, and the
-    command warns.
-
-    Example: `nemo-elastic calibrate family/ --data data`, then `nemo-elastic serve family/ --auto 0.3`.
-    """
+def calibrate(family: Path, data: Path, device: str, force: bool, json: bool) -> None:
+    """Measure every member on prompts with known answers, write auto.json, and print how `auto` would choose."""
     from nemo_elastic.evaluation.known_answers import held_out
     from nemo_elastic.runtime.storage import check_device
     from nemo_elastic.serving.calibration import FILE, write_calibration
@@ -50,7 +33,7 @@ def command(
     digest = family_digest(source.folder)
     check_file(source.folder / FILE, force)
     if source.family is None or len(source.family.members) < 2:
-        raise ElasticError("calibrate: needs a family of at least two members", family)
+        raise ElasticError("--calibrate: needs a family of at least two members", family)
     given = read_eval_data(data, source)
     check_device(device, "--device")
     for line in () if json else given.notes:
