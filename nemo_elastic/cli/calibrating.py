@@ -19,7 +19,7 @@ from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_file
 
 if TYPE_CHECKING:
-    from nemo_elastic.evaluation.known_answers import Against, Measured
+    from nemo_elastic.evaluation.known_answers import Comparison, Measured
 
 
 def calibrate(family: Path, data: Path, device: str, force: bool, json: bool) -> None:
@@ -47,7 +47,7 @@ def calibrate(family: Path, data: Path, device: str, force: bool, json: bool) ->
         return
     for title in ("members", "auto"):
         print_table(title, [_cells(row) for row in record[title]])
-    if not any(row.gain > row.wide for row in tried):
+    if not any(row.gain > row.half_width for row in tried):
         typer.echo(
             "warning: no gain is above 0 by more than its interval, so `auto` is no better than chance", err=True
         )
@@ -78,14 +78,14 @@ def _members(measured: Measured) -> list[dict[str, Any]]:
     ]
 
 
-def _auto(tried: list[Against]) -> list[dict[str, Any]]:
+def _auto(tried: list[Comparison]) -> list[dict[str, Any]]:
     """Each cost setting on the half that did not decide, against random mixtures of members."""
-    from nemo_elastic.evaluation.known_answers import TRIED
+    from nemo_elastic.evaluation.known_answers import COST_SETTINGS
 
     return [
         {"dial": dial, "cost": row.cost, "nats": -row.quality, "random_nats": -row.random}
-        | {"gain": row.gain, "interval": [row.gain - row.wide, row.gain + row.wide]}
-        for dial, row in zip(TRIED, tried, strict=True)
+        | {"gain": row.gain, "interval": [row.gain - row.half_width, row.gain + row.half_width]}
+        for dial, row in zip(COST_SETTINGS, tried, strict=True)
     ]
 
 

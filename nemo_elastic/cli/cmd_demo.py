@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.aside import Aside
+from nemo_elastic.cli.log_capture import LogCapture
 from nemo_elastic.demo.demo_settings import FULL, SHORT
 from nemo_elastic.demo.walk import Demo
 from nemo_elastic.extras import require
@@ -30,8 +30,8 @@ def command(
     Example: `nemo-elastic demo --out runs/demo`
     """
     require("nemo")  # it would be missed after the data is made
-    with Aside() as aside:
-        demo = Demo(out, SHORT if short else FULL, aside, force, err=json)
+    with LogCapture() as capture:
+        demo = Demo(out, SHORT if short else FULL, capture, force, err=json)
         metrics = demo.run()
     if json:
         options.print_json({"out": str(demo.out)} | metrics)

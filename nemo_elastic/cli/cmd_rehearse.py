@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from nemo_elastic.cli import options
-from nemo_elastic.cli.aside import Aside
+from nemo_elastic.cli.log_capture import LogCapture
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.recipe_file import find_recipe
 from nemo_elastic.io.outputs import Output, check_output, filled_dir, is_empty
@@ -56,8 +56,8 @@ def command(
     if config is not None or not is_empty(folder):
         check_output(folder, force, config, kind=kind)
     load = find_recipe(recipe)
-    with Aside() as aside:
-        with aside.moving(aside.err, lambda: "the recipe's jobs and those of its rehearsal"):
+    with LogCapture() as capture:
+        with capture.live(capture.err, lambda: "the recipe's jobs and those of its rehearsal"):
             family = load()
             from nemo_elastic.hosts.common.experiment import local_executor
             from nemo_elastic.rehearsal.report import LOG, print_changes, print_end, print_report
@@ -67,14 +67,14 @@ def command(
             precision = None if quantize is None else quantize.value
             rehearsal = rehearsal_of(family, str(folder), short, precision, config, **machines)
         if not json:
-            print_changes(rehearsal.changed, aside.out)
+            print_changes(rehearsal.changed, capture.out)
         with filled_dir(folder, kind, force):
-            aside.keep(folder / LOG)
-            report = rehearsal.run(run_by(local_executor, family.name), aside.timed)
+            capture.keep(folder / LOG)
+            report = rehearsal.run(run_by(local_executor, family.name), capture.timed)
         if not json:
-            print_report(report, aside.out)
+            print_report(report, capture.out)
         if report.failed:
-            print_end(folder / LOG, aside.err)
+            print_end(folder / LOG, capture.err)
     if json:
         options.print_json(report.to_json())
     if not report.ok:

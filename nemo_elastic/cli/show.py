@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from nemo_elastic.cli.aside import console_on
+from nemo_elastic.cli.log_capture import console_on
 from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import striped_axes

@@ -35,8 +35,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = [
-    "CHAT", "CHAT_MANIFEST", "DATA", "HALVES", "MANIFEST", "METADATA", "PROBLEMS", "SPLITS", "TOKENIZER", "ChatFolder",
-    "CorpusInfo", "DataFolder", "SplitInfo", "problem_lines",
+    "CHAT",
+    "CHAT_MANIFEST",
+    "CHAT_SPLITS",
+    "DATA",
+    "MANIFEST",
+    "METADATA",
+    "PROBLEMS",
+    "SPLITS",
+    "TOKENIZER",
+    "ChatFolder",
+    "CorpusInfo",
+    "DataFolder",
+    "SplitInfo",
+    "problem_lines",
 ]  # fmt: skip
 
 VERSION = 1
@@ -47,9 +59,9 @@ TOKENIZER = "tokenizer"
 #: Without problems there is no `train_long`, and whoever asks for it gets `train`.
 SPLITS = ("train", "train_long", "val")
 #: a data folder's name of a split -> the hosts' for conversations
-HALVES = {"train": "training", "val": "validation"}
+CHAT_SPLITS = {"train": "training", "val": "validation"}
 _TOKENIZER = f"{TOKENIZER}/(?:{'|'.join(map(re.escape, TOKENIZER_FILES))})"
-_HALF = f"(?:{'|'.join(HALVES.values())})"
+_CHAT_SPLIT = f"(?:{'|'.join(CHAT_SPLITS.values())})"
 #: with the orders of samples that Megatron puts there while it trains
 DATA = Output(
     "a data folder",
@@ -61,7 +73,7 @@ DATA = Output(
 #: with the indices of rows, and what hosts pack by themselves
 CHAT = Output(
     "a chat folder",
-    rf"{_HALF}[.]jsonl(?:[.]idx[.](?:npy|info))?|{_HALF}(?:{'|'.join(map(re.escape, NAMES.values()))})|"
+    rf"{_CHAT_SPLIT}[.]jsonl(?:[.]idx[.](?:npy|info))?|{_CHAT_SPLIT}(?:{'|'.join(map(re.escape, NAMES.values()))})|"
     rf"{re.escape(METADATA)}|packed/.*|{_TOKENIZER}",
     CHAT_MANIFEST,
     frozenset({"version", "vocab_size", "length", "conversations"}),
@@ -334,7 +346,7 @@ class ChatFolder(_Described):
 
     def lines(self) -> Iterator[str]:
         """What a person reads of it."""
-        for split, name in HALVES.items():
+        for split, name in CHAT_SPLITS.items():
             yield (
                 f"{printable(str(self.path / name))}.jsonl: {self.conversations[split]} conversations, "
                 f"{self.sequences[split]} packed sequences of {self.length} tokens in {name}{NAMES[self.packed]}"
@@ -343,4 +355,4 @@ class ChatFolder(_Described):
 
     def rows(self, split: str) -> Path:
         """The conversations of `train` or `val`."""
-        return self.path / f"{HALVES[split]}.jsonl"
+        return self.path / f"{CHAT_SPLITS[split]}.jsonl"

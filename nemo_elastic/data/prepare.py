@@ -28,8 +28,8 @@ from nemo_elastic.io.values import integer
 from .encoded import CUT, DROP, Encoded, Tally, encode_rows, end_of
 from .folder import (
     CHAT,
+    CHAT_SPLITS,
     DATA,
-    HALVES,
     METADATA,
     PROBLEMS,
     TOKENIZER,
@@ -210,13 +210,13 @@ def _write_chats(
     length: int, too_long: str, packed: str, seed: int,
 ) -> None:  # fmt: skip
     """The hosts' rows, and packed sequences."""
-    documents = {split: _write_rows(folder / f"{HALVES[split]}.jsonl", each) for split, each in splits.items()}
+    documents = {split: _write_rows(folder / f"{CHAT_SPLITS[split]}.jsonl", each) for split, each in splits.items()}
     _check_enough(sum(map(len, documents.values())), "conversations", tally, length, too_long)
     sequences, metadata = {}, []
     for split, each in documents.items():
         packs = pack([len(ids) for ids, _ in each], length, seed)
         rows = packed_rows(packs, each)
-        write_packed(folder / HALVES[split], rows, packed)
+        write_packed(folder / CHAT_SPLITS[split], rows, packed)
         sequences[split] = len(rows)
         used = [len(row["input_ids"]) for row in rows]
         metadata.append(

@@ -22,7 +22,7 @@ from nemo_elastic.verdicts import TIE
 from .demo_settings import Settings
 
 if TYPE_CHECKING:
-    from nemo_elastic.cli.aside import Aside
+    from nemo_elastic.cli.log_capture import LogCapture
 
 VERSION = 1
 PHASES = ("data", "start", "parent", "stage 1", "stage 2", "cut", "evaluation", "report")
@@ -42,16 +42,18 @@ class Demo:
     Args:
         out: folder to fill; one that is not empty is refused unless `force`, which replaces it.
         settings: sizes.
-        aside: where all goes that is printed on the way, and the screen.
+        capture: redirects what libraries print, and has the screen.
         force: replace `out`, if it is a demo.
         err: print on stderr.
     """
 
-    def __init__(self, out: Path, settings: Settings, aside: Aside, force: bool = False, err: bool = False) -> None:
+    def __init__(
+        self, out: Path, settings: Settings, capture: LogCapture, force: bool = False, err: bool = False
+    ) -> None:
         self.out, self.settings, self.force = absolute(out).resolve(), settings, force
         if not is_empty(self.out):
             check_output(self.out, force, kind=DEMO)
-        self.aside, self.console = aside, aside.err if err else aside.out
+        self.capture, self.console = capture, capture.err if err else capture.out
         self._drawn = False
 
     @contextmanager
@@ -59,7 +61,7 @@ class Demo:
         """Say what a phase does, and how long it took."""
         self.console.print(f"{name} ({PHASES.index(name) + 1} of {len(PHASES)}): {what}", soft_wrap=True)
         began = time.monotonic()
-        with self.aside.moving(self.console, lambda: f"  {name}  {time.monotonic() - began:.0f} s"):
+        with self.capture.live(self.console, lambda: f"  {name}  {time.monotonic() - began:.0f} s"):
             yield
         self.console.print(f"  {time.monotonic() - began:.0f} s")
 
@@ -87,7 +89,7 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """Everything, in order; returns what metrics.json holds. An older demo goes when this one is whole."""
         with filled_dir(self.out, DEMO, self.force):
-            self.aside.keep(self.out / LOG)
+            self.capture.keep(self.out / LOG)
             return self._run()
 
     def _run(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts whose answers are known, what every member makes of them, and a calibration of that.
+"""The calibration of the model `auto`: prompts with known answers, and each member's log-probability of the answers.
 
-Calibrations are tried against chance: what the same mean cost buys where members are sampled without looking.
+A calibration is compared with chance: a random mixture of members at the same mean cost.
 
 n: prompts, m: members from the smallest to the largest, s: signals; b: batch, l: length, v: vocabulary.
 """
@@ -25,15 +25,14 @@ from nemo_elastic.serving.calibration import LEAST, SIGNALS, TAIL, Calibration, 
 
 from .scoring import log_probs
 
-#: half-width of a 95 % interval, in standard errors
-_WIDE = 1.96
+#: half-width of a 95 % interval in standard errors
+_ERRORS = 1.96
 
 
 def random_mix(costs: np.ndarray, quality_m: np.ndarray, cost: float) -> np.ndarray:
-    """The best random mixture of fixed members at a mean cost, as shares of each, [m].
+    """Shares [m] of the members in the random mixture with the highest quality at a mean cost; `costs` rise.
 
-    It lies on the upper hull of (cost, quality): no other lottery of members has more quality for that cost. `costs`
-    rise.
+    The mixture lies on the upper hull of (cost, quality).
     """
     best, shares = -np.inf, np.zeros(len(costs))
     for i in range(len(costs)):
@@ -49,30 +48,30 @@ def random_mix(costs: np.ndarray, quality_m: np.ndarray, cost: float) -> np.ndar
 
 
 @dataclass(frozen=True)
-class Against:
-    """A choice against the best random mixture of the same mean cost, on the same prompts.
+class Comparison:
+    """Chosen members against the best random mixture at the same mean cost, on the same prompts.
 
     Attributes:
-        cost: mean cost of the members that were chosen.
-        quality: mean quality of the choice.
-        random: of the mixture, which knows how good every member is on these very prompts.
+        cost: mean cost of the chosen members.
+        quality: mean quality of the chosen members.
+        random: quality of the mixture, which is fitted to these prompts.
         gain: quality - random.
-        wide: half-width of the gain's 95 % interval.
+        half_width: half-width of the gain's 95 % interval.
     """
 
     cost: float
     quality: float
     random: float
     gain: float
-    wide: float
+    half_width: float
 
 
 def against_random(
     chosen: np.ndarray, costs: np.ndarray, quality_nm: np.ndarray, groups: Sequence[int] | np.ndarray | None = None
-) -> Against:
+) -> Comparison:
     """Compare the members chosen for prompts, [n], with chance.
 
-    Prompts of one of the `groups`, such as a document, are not independent; by default each is its own.
+    Prompts of one group, such as a document, are not independent; without `groups` each prompt is a group.
     """
     cost = float(np.clip(costs[chosen].mean(), costs[0], costs[-1]))
     shares = random_mix(costs, quality_nm.mean(0), cost)
@@ -81,24 +80,24 @@ def against_random(
     rest_n = gain_n - gain_n.mean()
     sums = rest_n if groups is None else np.bincount(np.unique(groups, return_inverse=True)[1], rest_n)
     error = float(np.sqrt((sums**2).sum())) / len(gain_n)
-    return Against(cost, float(own_n.mean()), float(random_n.mean()), float(gain_n.mean()), _WIDE * error)
+    return Comparison(cost, float(own_n.mean()), float(random_n.mean()), float(gain_n.mean()), _ERRORS * error)
 
 
-#: prompts, where nobody says how many
-USUAL = 512
-#: cost settings at which a calibration is tried
-TRIED = (0.1, 0.25, 0.5, 0.75)
+#: most prompts of a calibration
+PROMPTS = 512
+#: cost settings at which a calibration is compared with chance
+COST_SETTINGS = (0.1, 0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What members make of examples.
+    """Measurements of all members on prompts with known answers.
 
     Attributes:
         members: names, from the smallest to the largest.
-        parameters: of each.
-        signals_ns: of the smallest member.
-        quality_nm: mean log-probability of the answer's tokens in nats, each after the true ones before it.
+        parameters: of each member.
+        signals_ns: signals of the smallest member.
+        quality_nm: mean log-probability of the answer's tokens in nats, given the prompt and the answer before them.
     """
 
     members: tuple[str, ...]
@@ -107,18 +106,17 @@ class Measured:
     quality_nm: np.ndarray
 
     def calibrate(self, rows: np.ndarray | None = None) -> Calibration:
-        """The calibration of these prompts, or of some of them."""
+        """Fit a calibration to all prompts, or to these `rows`."""
         take = slice(None) if rows is None else rows
         return fit(self.signals_ns[take], self.quality_nm[take], self.members, self.parameters)
 
 
-def examples(data: EvalData, most: int = USUAL, prompt: int = 64, answer: int = 32, seed: int = 0) -> Rows:
-    """Prompts whose answers are known, a row of each, in which the answer's tokens count.
+def examples(data: EvalData, most: int = PROMPTS, prompt: int = 64, answer: int = 32, seed: int = 0) -> Rows:
+    """Rows of a prompt and its answer, in which the answer's tokens count; at most `most` rows.
 
-    They are problems with their worked solutions, up to half of all, and pieces of text, of `prompt` tokens before and
-    `answer` tokens behind the place where members would take over. Pieces are sampled by the seed and do not overlap.
-    Each conversation gives one example: what comes before its first answer, and the beginning of that answer. There
-    are as many as the data has, at `most` so many.
+    Text gives pieces of `prompt` + `answer` tokens, sampled by the seed, which do not overlap. A data folder also
+    gives problems with their worked solutions, for up to half of the rows. A conversation gives one row: its tokens
+    before the first answer, and the first tokens of that answer.
     """
     length = prompt + answer
     chats = [row for document in data.documents if (row := _first_answer(document, answer))] if data.is_chat else []
@@ -144,12 +142,12 @@ def _problems(folder: DataFolder | None, most: int) -> list[Rows]:
     tokenizer, end, out = folder.tokenizer(), folder.end_id, []
     for problem in problems:
         asked, whole = (tokenizer.encode(t, add_special_tokens=False).ids for t in (problem.prompt, problem.text))
-        out.append(Rows.continuation([end, *asked], whole[len(asked) :]))  # it follows the end of another document
+        out.append(Rows.continuation([end, *asked], whole[len(asked) :]))  # as after the end of a document
     return out
 
 
 def _first_answer(document: Encoded, most: int) -> Rows | None:
-    """A conversation up to so many tokens of its first answer; None where nothing comes before that."""
+    """A conversation up to `most` tokens of its first answer; None if it begins with an answer."""
     counts = np.ones(len(document.ids), dtype=bool) if document.counts is None else document.counts
     start = int(counts.argmax())
     end = min(start + most, start + int(np.append(counts[start:], False).argmin()))
@@ -159,7 +157,7 @@ def _first_answer(document: Encoded, most: int) -> Rows | None:
 def measure(
     family: FamilyRuntime, rows: Rows, batch: int = 8, done: Callable[[int], None] = lambda n: None
 ) -> Measured:
-    """Let every member read every example; `done` is called with how many readings were done."""
+    """Measure every member on every row; `done` is called with the number of rows of one member that are done."""
     members = [family.select(name) for name in reversed(family.path)]
     counts_bl = rows.every_count()
     prompt_n = (counts_bl != 0).numpy().argmax(1) + 1
@@ -178,17 +176,17 @@ def measure(
     return Measured(names, tuple(m.parameters for m in members), signals_ns, quality_nm)
 
 
-def held_out(measured: Measured, seed: int = 0, tried: Sequence[float] = TRIED) -> list[Against]:
-    """How well a calibration does on prompts that it has not seen, at some cost settings.
+def held_out(measured: Measured, seed: int = 0, settings: Sequence[float] = COST_SETTINGS) -> list[Comparison]:
+    """Compare a calibration with chance on prompts that it was not fitted to, at each cost setting.
 
-    Each half of the prompts, of which there are at least twice `LEAST`, is chosen for by the calibration of the other.
+    The calibration of one half of the prompts, at least `LEAST`, chooses members for the other half.
     """
     order = np.random.default_rng(seed).permutation(len(measured.signals_ns))
     halves: tuple[np.ndarray, np.ndarray] = order[: len(order) // 2], order[len(order) // 2 :]
-    chosen = np.zeros((len(tried), len(order)), dtype=int)
+    chosen = np.zeros((len(settings), len(order)), dtype=int)
     for fitted, asked in (halves, halves[::-1]):
         calibration = measured.calibrate(fitted)
-        for row, cost in enumerate(tried):
+        for row, cost in enumerate(settings):
             chosen[row, asked] = calibration.choose(measured.signals_ns[asked], cost)
     costs = calibration.costs
     return [against_random(each, costs, measured.quality_nm) for each in chosen]

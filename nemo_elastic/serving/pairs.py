@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 #: how models of the field end their thoughts
-USUAL = "</think>"
+THINK_END = "</think>"
 #: the field of `vllm_xargs`, named as vLLM names its own limit
 BUDGET = "thinking_token_budget"
 
@@ -69,8 +69,8 @@ def is_over(end: tuple[int, ...], output: Sequence[int], new: int, budget: int |
 
 def find_end(tokenizer: FamilyTokenizer) -> tuple[int, ...]:
     """The token id that ends the thinking: that of `</think>`, where it is a token."""
-    usual = tokenizer.tokenizer.token_to_id(USUAL)
-    return () if usual is None else (usual,)
+    think_end = tokenizer.tokenizer.token_to_id(THINK_END)
+    return () if think_end is None else (think_end,)
 
 
 def read_budget(extra: Mapping[str, Any] | None) -> int | None:
@@ -83,5 +83,5 @@ def check_ends(end: Sequence[int], budget: int | None, name: str) -> None:
     """Check that something ends the thinking of a pair."""
     if not end and budget is None:
         raise ElasticError(
-            f"model: {name!r} needs {BUDGET}: this family has no token {USUAL}, which would end its thinking"
+            f"model: {name!r} needs {BUDGET}: this family has no token {THINK_END}, which would end its thinking"
         )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_elastic.data.folder import HALVES, METADATA, ChatFolder
+from nemo_elastic.data.folder import CHAT_SPLITS, METADATA, ChatFolder
 from nemo_elastic.data.packing import NAMES
 from nemo_elastic.errors import bad
 
@@ -47,6 +47,6 @@ def chat_folder(own: CurriculumRun, job: str, packed: str) -> str:
 
 def packed_files(folder: str, packed: str) -> dict[str, str]:
     """Fields of a host's `PackedSequenceSpecs`: the files of a chat folder."""
-    train, validation = (os.path.join(folder, f"{name}{NAMES[packed]}") for name in HALVES.values())
+    train, validation = (os.path.join(folder, f"{name}{NAMES[packed]}") for name in CHAT_SPLITS.values())
     own = {"packed_train_data_path": train, "packed_val_data_path": validation}
     return own | {"packed_metadata_path": os.path.join(folder, METADATA)}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a command's screen for the command: what libraries and jobs print meanwhile goes to a file."""
+"""Redirect what libraries and child processes print into a log file, so that a command alone writes to the screen."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-#: columns of what is no terminal, which has no width of its own: tables must not be cut there
+#: columns of a console that is no terminal, so that tables are not truncated
 WIDTH = 160
-#: a line of this package's that says how far something is, `  stage 1: step 43/80  1.6m 2.912  8 s left` or
-#: `  reading text …`; how many bytes back one is looked for
-COUNTED, NEAR = re.compile(r"  (\w[^\n]*?(?:: [^\n]*?\d/\d[^\n]*?| …))(?: +\d+ s left)?\n"), 4096
+#: a progress line of this package, `  stage 1: step 43/80  1.6m 2.912  8 s left` or `  reading text …`; the number of
+#: the log's last bytes that are searched for one
+PROGRESS, LAST_BYTES = re.compile(r"  (\w[^\n]*?(?:: [^\n]*?\d/\d[^\n]*?| …))(?: +\d+ s left)?\n"), 4096
 
 
-class Aside:
-    """While it is entered, descriptors 1 and 2 of this process, and of those that it starts, lead to a file.
+class LogCapture:
+    """A context in which file descriptors 1 and 2, of this process and of its children, write to a log file.
 
-    Handlers of logging and consoles hold on to streams of their own, and processes inherit descriptors: only below
-    them all is everything caught.
+    Descriptors are redirected, not `sys.stdout`, because logging handlers keep streams and child processes inherit
+    descriptors.
 
     Attributes:
-        out, err: consoles on what stdout and stderr were before.
+        out, err: consoles on the original stdout and stderr.
     """
 
-    def __enter__(self) -> Aside:
+    def __enter__(self) -> LogCapture:
         with ExitStack() as held:
             self._streams = sys.stdout, sys.stderr
             self._screens = [
@@ -39,9 +39,9 @@ class Aside:
                 for number in (1, 2)
             ]
             self.out, self.err = map(console_on, self._screens)
-            # no name yet: the command may still refuse to make its folder
+            # without a name: the command may still refuse its output folder
             log = os.dup(held.enter_context(tempfile.TemporaryFile()).fileno())
-            # never closed: a thread of a library may hold it for longer
+            # never closed: a library's thread may write to it after the context ends
             self._log = open(log, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
             held.callback(self._lead_to, *self._screens)
             self._lead_to(self._log, self._log)
@@ -53,25 +53,25 @@ class Aside:
         sys.stdout, sys.stderr = self._streams
 
     def _lead_to(self, out: Any, err: Any) -> None:
-        for stream in (*self._streams, self._log):  # what they hold back was meant for where they led to
+        for stream in (*self._streams, self._log):  # buffered text belongs to the old target
             stream.flush()
         for number, stream in ((1, out), (2, err)):
             os.dup2(stream.fileno(), number)
         sys.stdout = sys.stderr = self._log
 
     def keep(self, path: Path) -> None:
-        """Give the file its name, and say it on stderr; what was printed before is in it, too."""
+        """Append the log so far to a file, write to that file from now on, and print its path to stderr."""
         log = self._log.fileno()
         with path.open("a+b") as file:
             file.write(os.pread(log, os.fstat(log).st_size, 0))
             file.flush()
             os.dup2(file.fileno(), log)
         self._lead_to(self._log, self._log)
-        self.err.print(f"the other output: {path}", soft_wrap=True)
+        self.err.print(f"full log: {path}", soft_wrap=True)
 
     @contextmanager
-    def moving(self, console: Any, line: Callable[[], str]) -> Iterator[None]:
-        """Show a line while the block lasts, in a terminal, as it is from moment to moment, and what is counted."""
+    def live(self, console: Any, line: Callable[[], str]) -> Iterator[None]:
+        """In a terminal, show a line that is refreshed twice a second, with the newest progress line of the log."""
         from rich.live import Live
         from rich.text import Text
 
@@ -80,31 +80,31 @@ class Aside:
             return
         began = os.fstat(self._log.fileno()).st_size
         with Live(
-            get_renderable=lambda: Text(line() + self._counted(began), no_wrap=True, overflow="ellipsis"),
+            get_renderable=lambda: Text(line() + self._progress(began), no_wrap=True, overflow="ellipsis"),
             console=console, transient=True, refresh_per_second=2, redirect_stdout=False, redirect_stderr=False,
         ):  # fmt: skip
             yield
 
-    def _counted(self, began: int) -> str:
-        """The newest line of the file, from a place on, that says how far something is."""
+    def _progress(self, began: int) -> str:
+        """The newest progress line of the log after byte `began`."""
         log = self._log.fileno()
-        first = max(began, os.fstat(log).st_size - NEAR)
-        lines = COUNTED.findall(os.pread(log, NEAR, first).decode("utf-8", "replace"))
+        first = max(began, os.fstat(log).st_size - LAST_BYTES)
+        lines = PROGRESS.findall(os.pread(log, LAST_BYTES, first).decode("utf-8", "replace"))
         return f"  ({lines[-1]})" if lines else ""
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Say on stderr what begins, and when it has ended how many seconds it took; in a terminal in one line."""
+        """Print to stderr that `what` begins, then its seconds; in a terminal both in one line."""
         began = time.monotonic()
         if not self.err.is_terminal:
             self.err.print(f"{what} …")
-        with self.moving(self.err, lambda: f"{what}  {time.monotonic() - began:.0f} s"):
+        with self.live(self.err, lambda: f"{what}  {time.monotonic() - began:.0f} s"):
             yield
         self.err.print(f"{what}  {time.monotonic() - began:.0f} s")
 
 
 def console_on(stream: Any) -> Any:
-    """A console that takes text as it is, and cuts no table where its stream is no terminal."""
+    """A console without markup; tables are not truncated if the stream is no terminal."""
     from rich.console import Console
 
     screen = Console(file=stream, highlight=False, markup=False)

@@ -18,7 +18,7 @@ NOISE = """
 import logging, os, subprocess, sys, time
 from pathlib import Path
 from rich.console import Console
-from nemo_elastic.cli.aside import Aside
+from nemo_elastic.cli.log_capture import LogCapture
 log = Path(sys.argv[1])
 logging.basicConfig()
 bound = Console(file=sys.stdout)
@@ -31,22 +31,22 @@ def noise(what):
 """
 QUIET = """
 try:
-    with Aside() as aside:
+    with LogCapture() as capture:
         noise("early")
-        aside.keep(log)
-        with aside.timed("work"):
+        capture.keep(log)
+        with capture.timed("work"):
             noise("late")
-            aside.out.print("own")
+            capture.out.print("own")
         raise KeyError("seen")
 except KeyError as error:
     print("after", error.args)
     sys.stderr.write("restored\\n")
 """
 MOVING = """
-with Aside() as aside:
-    aside.keep(log)
+with LogCapture() as capture:
+    capture.keep(log)
     print("  before: step 9/9")
-    with aside.timed("stage 1"):
+    with capture.timed("stage 1"):
         time.sleep(0.7)
         print("library's own"); print("  stage 1: step 3/8  loss 2.5    4 s left")
         time.sleep(1.2)
@@ -74,7 +74,12 @@ def test_every_way_of_printing_ends_in_the_file_and_own_lines_on_the_screen(tmp_
 
 def test_a_locale_without_utf8_ends_nothing(tmp_path: Path) -> None:
     plain = environment(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
-    command = [sys.executable, "-c", NOISE + "with Aside() as aside: aside.out.print('reading \\u2026')", "a.log"]
+    command = [
+        sys.executable,
+        "-c",
+        NOISE + "with LogCapture() as log: log.out.print('reading \\u2026')",
+        "a.log",
+    ]
     done = subprocess.run(command, env=plain, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "reading \\u2026\n"), done.stderr
 
