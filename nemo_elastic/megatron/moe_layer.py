@@ -33,7 +33,7 @@ from megatron.core.transformer.transformer_layer import MoETransformerLayer, Tra
 
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.nn.forward import faded
+from nemo_elastic.nn.forward import gated_choice_scores
 from nemo_elastic.nn.gates import LayerGates
 
 from .choice import WHOLE, Run, is_recomputing
@@ -113,7 +113,7 @@ class ElasticRouter(TopKRouter):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """megatron-core's choice, under soft gates: see `nn.forward.route`."""
         scores_te = logits_te.float().sigmoid()
-        chosen_tk = faded(scores_te + bias_e, gate_e).topk(self.topk, 1, sorted=False).indices
+        chosen_tk = gated_choice_scores(scores_te + bias_e, gate_e).topk(self.topk, 1, sorted=False).indices
         weight_tk = scores_te.gather(1, chosen_tk)
         weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20)
         weight_tk = weight_tk * (self.config.moe_router_topk_scaling_factor or 1.0) * gate_e[chosen_tk]
@@ -250,7 +250,9 @@ class ElasticMoE(MoELayer):
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
         # of a member's experts nothing is asked, and they lack some of the neurons
-        seen = _Seen(x_sbd, chosen_te, self.experts, run) if run.probe is not None and run.subnet is None else None
+        seen = (
+            _ExpertProbe(x_sbd, chosen_te, self.experts, run) if run.probe is not None and run.subnet is None else None
+        )
         out_ni = self.experts(tokens_ni, counts_e, weights_n, run, index, seen)
         out_sbi = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out_ni)))
         if seen is not None:
@@ -290,7 +292,7 @@ def _gated(x: torch.Tensor, gates: LayerGates | None, axis: str) -> torch.Tensor
     return x if gates is None else x * gates[axis].to(x.dtype)
 
 
-class _Seen:
+class _ExpertProbe:
     """What a probe is shown of experts (`nn.gates.Probe`): all of them, whole, and this rank's own tokens.
 
     Here are some experts, of each this rank's neurons, and the tokens of all ranks that share them: what is seen of a

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What decoding carries from token to token: Mamba's convolution and SSM states, attention's keys and values.
+"""Decoding states: convolution and SSM states of Mamba layers, keys and values of attention layers.
 
-Its sizes follow the widths of the member that decodes, so a cache belongs to one member.
+Sizes follow the widths of the decoding member, so a cache belongs to one member.
 
-What was read can be taken back: after `mark` a state keeps what it was after every position, and `rewind` gives each
-sequence the one that it asks for. So the sequences of a batch may be of unequal lengths.
+Reads can be undone: after `mark` a state keeps every position, and `rewind` keeps a number of positions for each
+sequence. So the sequences of a batch may have unequal lengths.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from nemo_elastic.nn.functional import work_dtype
 
 
 class State(Protocol):
-    """What a layer carries from token to token."""
+    """Decoding state of one layer."""
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these sequences of the batch, in this order."""
 
     def join(self, others: Sequence[Any]) -> None:
-        """Put the sequences of other states of the layer behind these."""
+        """Append the sequences of other states of this layer."""
 
     def mark(self) -> None:
-        """From here on positions may be taken back."""
+        """Begin a speculative read, which `rewind` can undo in part."""
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+        """Undo all but the first `kept` positions that each sequence has read since the mark, and remove the mark."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ class MambaState:
 
 @dataclass
 class KeyValueState:
-    """One attention layer: keys and values [b, g, capacity, d]; what lies behind a sequence's length is not its own.
+    """One attention layer: keys and values [b, g, capacity, d]; positions after a sequence's length are padding.
 
     Attributes:
         keys_bgld, values_bgld: finite everywhere, as masked positions are multiplied by 0.
@@ -109,11 +109,11 @@ class KeyValueState:
         return self.length if self.lengths is None else self.lengths
 
     def append(self, k_bgld: torch.Tensor, v_bgld: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write behind what is there; returns views of all keys and values so far, up to the longest sequence."""
+        """Append positions; returns views of all keys and values up to the longest sequence."""
         new = k_bgld.shape[2]
         stop = self.length + new
         if stop > self.keys_bgld.shape[2]:  # a prompt gets its length; doubled, steps cost the copy of one token each
-            self._set_room([self], max(stop, 2 * self.length))
+            self._reserve([self], max(stop, 2 * self.length))
         if self.lengths is None:
             self.keys_bgld[:, :, self.length : stop] = k_bgld
             self.values_bgld[:, :, self.length : stop] = v_bgld
@@ -128,38 +128,38 @@ class KeyValueState:
     def select(self, rows: torch.Tensor) -> None:
         self.keys_bgld, self.values_bgld = self.keys_bgld[rows], self.values_bgld[rows]
         if self.lengths is not None:
-            self._set([self.lengths[row] for row in rows.tolist()])
+            self._set_row_lengths([self.lengths[row] for row in rows.tolist()])
 
     def join(self, others: Sequence[KeyValueState]) -> None:
         states = [self, *others]
-        lengths = [n for s in states for n in s._all()]
-        self._set_room(states, max(lengths))
-        self._set(lengths)
+        lengths = [n for s in states for n in s._row_lengths()]
+        self._reserve(states, max(lengths))
+        self._set_row_lengths(lengths)
 
     def mark(self) -> None:
         """Remember where each sequence is."""
-        self.marked = self._all()
+        self.marked = self._row_lengths()
 
     def rewind(self, kept: Sequence[int]) -> None:
         assert self.marked is not None
-        self._set([at + n for at, n in zip(self.marked, kept, strict=True)])
+        self._set_row_lengths([at + n for at, n in zip(self.marked, kept, strict=True)])
         self.marked = None
 
-    def _all(self) -> list[int]:
+    def _row_lengths(self) -> list[int]:
         return [self.length] * len(self.keys_bgld) if self.lengths is None else self.lengths
 
-    def _set(self, lengths: list[int]) -> None:
+    def _set_row_lengths(self, lengths: list[int]) -> None:
         self.length = max(lengths)
         self.lengths = None if min(lengths) == self.length else lengths
 
-    def _set_room(self, states: Sequence[KeyValueState], capacity: int) -> None:
-        """Hold the sequences of these states, each with room for so many positions; new ones are zeros."""
+    def _reserve(self, states: Sequence[KeyValueState], capacity: int) -> None:
+        """Copy the sequences of these states into buffers of `capacity` positions, padded with zeros."""
         self.keys_bgld = _padded([s.keys_bgld[:, :, : s.length] for s in states], capacity)
         self.values_bgld = _padded([s.values_bgld[:, :, : s.length] for s in states], capacity)
 
 
 def _padded(parts: Sequence[torch.Tensor], capacity: int) -> torch.Tensor:
-    """Tensors [b, g, l, d] of any l in one, with zeros behind each; nothing else is allocated."""
+    """Tensors [b, g, l, d] of any l in one tensor of length `capacity`, padded with zeros."""
     _, groups, _, size = parts[0].shape
     whole_bgld = parts[0].new_zeros(sum(map(len, parts)), groups, capacity, size)
     for own_bgld, part_bgld in zip(whole_bgld.split([len(part) for part in parts]), parts, strict=True):
@@ -178,7 +178,7 @@ def mamba_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) ->
 
 
 def key_value_state(parent: Parent, layer: Layer, batch: int, like: torch.Tensor) -> KeyValueState:
-    """No token yet."""
+    """An empty state."""
     heads = layer.widths.get(KV_HEADS, parent.kv_heads)
     nothing = like.new_empty(batch, heads, 0, parent.attention_head_dim)
     return KeyValueState(nothing, nothing)
@@ -219,7 +219,7 @@ class Cache:
 
     @classmethod
     def joined(cls, caches: Sequence[Cache]) -> Cache:
-        """The sequences of caches of the same member in one batch, whatever their lengths; the caches are used up."""
+        """One batch of the sequences of several caches of the same member; the caches must not be used afterwards."""
         first, *others = caches
         if not others:
             return first
@@ -229,7 +229,7 @@ class Cache:
 
     @property
     def batch(self) -> int:
-        """How many sequences there are."""
+        """Number of sequences."""
         return len(self.lengths)
 
     @property
@@ -238,7 +238,7 @@ class Cache:
         return max(self.lengths)
 
     def advance(self, positions: int) -> None:
-        """Every sequence has read so many tokens more."""
+        """Add `positions` to the length of every sequence."""
         self.lengths = [n + positions for n in self.lengths]
 
     def select(self, rows: torch.Tensor) -> None:
@@ -248,13 +248,13 @@ class Cache:
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
     def mark(self) -> None:
-        """From here on positions may be taken back: every Mamba layer keeps a state for each, until `rewind`."""
+        """Begin a speculative read: until `rewind` every Mamba layer keeps its state after each position."""
         for state in self.layers.values():
             state.mark()
         self._marked = self.lengths
 
     def rewind(self, kept: Sequence[int]) -> None:
-        """Go back to where each sequence has read `kept` positions since the mark, and forget the mark."""
+        """Undo all but the first `kept` positions that each sequence has read since the mark, and remove the mark."""
         for state in self.layers.values():
             state.rewind(kept)
         self.lengths = [n + k for n, k in zip(self._marked, kept, strict=True)]

@@ -214,7 +214,7 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 
 
 #: share of a gate's logarithm that is added to scores where experts are chosen, which lie between 0 and 1
-FADING = 0.05
+GATE_SHARE = 0.05
 
 
 def moe(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
@@ -226,26 +226,26 @@ def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor
     """The experts of each token [t, k], and their weights.
 
     A token goes to the experts with the highest sums of score and bias. Their scores, scaled to add up to the parent's
-    scaling, are the weights. Gates multiply the weights, and lower what chooses (`faded`): an expert with a gate of 0
-    is never chosen, and the weights of the others are then as if it were not there.
+    scaling, are the weights. Gates multiply the weights, and lower the sums (`gated_choice_scores`): an expert
+    with a gate of 0 is never chosen, and the weights of the others are then as if it were not there.
     """
     w = run.w
     scores_te = w.linear("gate", x_td.to(work_dtype(x_td))).sigmoid()
     bias_e = w["gate_bias"].to(scores_te.dtype)
     gate_e = None if run.gates is None else run.gates[EXPERTS].to(scores_te.dtype)
-    chosen_tk = faded(scores_te + bias_e, gate_e).topk(run.parent.size(TOP_K), sorted=False).indices
+    chosen_tk = gated_choice_scores(scores_te + bias_e, gate_e).topk(run.parent.size(TOP_K), sorted=False).indices
     weight_tk = scores_te.gather(1, chosen_tk)
     weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * run.parent.size(SCALING)
     return chosen_tk, weight_tk if gate_e is None else weight_tk * gate_e[chosen_tk]
 
 
-def faded(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> torch.Tensor:
+def gated_choice_scores(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> torch.Tensor:
     """What chooses experts, lower by a share of the gates' logarithms, which ends at -inf; no gradient passes here.
 
     Gates that multiplied scores before the choice would be a threshold: below 0.5 an expert has no slot that would
     tell what it is worth. Gates that did not touch the choice would jump at 0, where others take its slots.
     """
-    return keys_te if gate_e is None else keys_te + FADING * gate_e.detach().log()
+    return keys_te if gate_e is None else keys_te + GATE_SHARE * gate_e.detach().log()
 
 
 def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
@@ -255,7 +255,7 @@ def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
     if run.parent.has(LATENT):
         in_ti = _gated(run.w.linear("latent_in", x_td), run, LATENT)
         run.watch("latent", in_ti.unflatten(0, x_bld.shape[:2]))
-    seen = _Seen.of(x_bld, run) if run.probe is not None else None
+    seen = _ExpertProbe.of(x_bld, run) if run.probe is not None else None
     out_ti = torch.zeros_like(in_ti, dtype=weight_tk.dtype)
     for expert, (at_n, weight_n) in _tokens_of(chosen_tk, weight_tk).items():
         h_nf = F.relu(run.w.linear(f"up.{expert}", in_ti[at_n])).square()
@@ -289,7 +289,7 @@ def _tokens_of(chosen_tk: torch.Tensor, weight_tk: torch.Tensor) -> dict[int, tu
 
 
 @dataclass
-class _Seen:
+class _ExpertProbe:
     """What a probe is shown of experts; see `nn.gates.Probe`."""
 
     experts_ble: torch.Tensor
@@ -298,7 +298,7 @@ class _Seen:
     weights_bl: torch.Tensor | None
 
     @classmethod
-    def of(cls, x_bld: torch.Tensor, run: LayerRun) -> _Seen:
+    def of(cls, x_bld: torch.Tensor, run: LayerRun) -> _ExpertProbe:
         experts, ffn = run.w.layer.widths[EXPERTS], run.w.layer.widths[EXPERT_FFN]
         made = partial(torch.zeros, dtype=work_dtype(x_bld), device=x_bld.device)
         batch, length = x_bld.shape[:2]

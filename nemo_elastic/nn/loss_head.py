@@ -81,7 +81,7 @@ class TokenShards:
 
 
 #: (weight, gradient of the sum [v, d] in the work dtype, factor) -> what autograd gets as the weight's gradient
-Deliver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
+WeightGradient = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Any]
 
 
 class Head(NamedTuple):
@@ -118,7 +118,7 @@ def head_loss(
     chunk_tokens: int = 512,
     group: dist.ProcessGroup | None = None,
     shared_out: bool = False,
-    deliver: Deliver = whole_gradient,
+    deliver: WeightGradient = whole_gradient,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over tokens of ``weight x sum over terms of (term's weight x term)``, and the same without weights.
 
@@ -171,7 +171,7 @@ class _Call:
     rows: LogitRows
     shards: TokenShards
     chunk_tokens: int
-    deliver: Deliver
+    deliver: WeightGradient
     hidden: bool
     weight: bool
 

@@ -24,8 +24,8 @@ from nemo_elastic.nn.ssd import causal_conv1d, ssd_chunked, ssd_step
 Call = Callable[..., torch.Tensor]
 
 
-def _not_kept(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls a chain of element-wise steps: cheap to compute again for gradients, large to keep."""
+def _recomputed(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a chain of element-wise steps and recompute it for gradients, instead of keeping its activations."""
     if not torch.is_grad_enabled():
         return function(*args)
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
@@ -95,7 +95,7 @@ def mix(
     if z_bli is None:
         y_bli = rms_norm(y_bli, w.norm, eps, count_g, groups)
     else:
-        y_bli = _not_kept(gated_rms_norm, y_bli, z_bli, w.norm, groups, eps, count_g)
+        y_bli = _recomputed(gated_rms_norm, y_bli, z_bli, w.norm, groups, eps, count_g)
     return y_bli if gate_i is None else y_bli * gate_i
 
 
@@ -109,7 +109,7 @@ def torch_scan(
     """Convolution and scan in torch; returns (y, z), both [b, l, i], before the gated norm."""
     z, xbc, dt = widths.split(zxbcdt_blo)
     if state is None:
-        xbc = _not_kept(causal_conv1d, xbc, w.conv_weight, w.conv_bias, None, False, index_bl)
+        xbc = _recomputed(causal_conv1d, xbc, w.conv_weight, w.conv_bias, None, False, index_bl)
         x, b, c = widths.scanned(xbc)
         y = ssd_chunked(x, dt, w.a, b, c, w.d, w.dt_bias, index_bl=index_bl)
         assert isinstance(y, torch.Tensor)

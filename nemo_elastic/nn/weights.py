@@ -20,13 +20,13 @@ from nemo_elastic.nn.functional import cast_dtype, work_dtype
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a matrix that is stored in another order than the model's has a member's channels.
+class StoredOrder:
+    """Where a matrix that is not stored in the member's order has the channels of the member.
 
     Attributes:
         rows: int64 [out]: output channel i is row rows[i]; None where they are in order.
-        columns: int64 [in]: input channel i meets column columns[i]; columns that no channel meets are read as if
-            their input were 0. None where they are in order.
+        columns: int64 [in]: input channel i multiplies column columns[i]; other columns get
+            the input 0. None where they are in order.
     """
 
     rows: torch.Tensor | None = None
@@ -41,23 +41,23 @@ class LayerWeights:
 
     Attributes:
         layer: its widths.
-        tensors: by name. Vectors have the channels of `layer` in order; a matrix has them at its `places`.
-        places: of matrices that are not in order.
+        tensors: by name. Vectors have the channels of `layer` in order; a matrix may have an entry in `orders`.
+        orders: by name, of matrices that store their channels in another order.
     """
 
     layer: Layer
     tensors: Mapping[str, torch.Tensor]
-    places: Mapping[str, Places] = field(default_factory=dict)
+    orders: Mapping[str, StoredOrder] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.tensors[name]
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """``x @ W.T``: channels [..., in] to channels [..., out], both in order wherever the matrix has them.
+        """``x @ W.T``: channels [..., in] to channels [..., out], both in the order of `layer`.
 
-        It is computed in the dtype of `x`.
+        Computed in the dtype of `x`.
         """
-        weight, at = self.tensors[name], self.places.get(name)
+        weight, at = self.tensors[name], self.orders.get(name)
         if at is None:
             return F.linear(x, weight.to(x.dtype))
         if at.columns is not None:
@@ -97,12 +97,12 @@ def cut(parent: Parent, held: Subnet, state: Mapping[str, torch.Tensor], member:
 
 
 def streamed(parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> Weights:
-    """Weights of `member`, whose `state` reads a tensor when it is asked for: a layer is read when its turn comes."""
+    """Weights of `member` from a `state` that reads tensors on access: a layer is read when it is used."""
     return _weights(parent, member, state, member, _StreamedLayers(parent, member, state))
 
 
 class _StreamedLayers(Sequence[LayerWeights]):
-    """The layers of a member; the one that was asked for last is in memory."""
+    """The layers of a member, of which the last one used is in memory."""
 
     def __init__(self, parent: Parent, member: Subnet, state: Mapping[str, torch.Tensor]) -> None:
         self._parent, self._member, self._state = parent, member, state
@@ -170,7 +170,7 @@ def _take(
 
 
 def scaled(parent: Parent, held: Subnet, member: Subnet, row: Row, t: torch.Tensor) -> torch.Tensor:
-    """A tensor that was cut: weights of the stream's norms times `Parent.norm_factor`, at least in float32."""
+    """A cut tensor; weights of norms over the residual stream times `Parent.norm_factor`, at least in float32."""
     factor = parent.norm_factor(held.hidden, member.hidden) if is_stream_norm(row) else 1.0
     return t if factor == 1 else t.to(work_dtype(t)) * factor
 

@@ -52,7 +52,7 @@ class _WatchedLayers(Sequence[LayerWeights]):
 
     def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
         own = self._layers[i]
-        return _Watched(own.layer, own.tensors, own.places, self._ranges)
+        return _Watched(own.layer, own.tensors, own.orders, self._ranges)
 
     def __iter__(self) -> Iterator[LayerWeights]:
         return (self[i] for i in range(len(self)))

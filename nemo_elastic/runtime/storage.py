@@ -29,7 +29,7 @@ from nemo_elastic.core.layout import by_name, keys, named, original, originals, 
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.nn.functional import cast_dtype, count_not_finite
-from nemo_elastic.nn.weights import LayerWeights, Places, Weights, scaled
+from nemo_elastic.nn.weights import LayerWeights, StoredOrder, Weights, scaled
 
 #: in which a model computes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -140,7 +140,7 @@ class Storage:
         layer: Layer | None = None,
         number: int | None = None,
         made: Made | None = None,
-    ) -> tuple[torch.Tensor, Places | None]:
+    ) -> tuple[torch.Tensor, StoredOrder | None]:
         """One tensor of `member`: a matrix is a view, with its places if it is not in order; a vector may be a copy.
 
         `layer` is None for the model's own tensors; `number` is the tensor's in `member` where a row has several;
@@ -160,7 +160,7 @@ class Storage:
                 t = t.narrow(dim, 0, part.kept_size if at is None else int(at.max()) + 1)
             places.append(at)
         t = scaled(self.parent, self.held, member, row, t)
-        return t, Places(*places) if any(at is not None for at in places) else None
+        return t, StoredOrder(*places) if any(at is not None for at in places) else None
 
     def _find(self, part: Selection, chain: Chain | None, made: Made, device: torch.device) -> torch.Tensor | None:
         """Where the channels of `part` are stored; None if they are the first, in order."""
@@ -197,7 +197,7 @@ class CutLayers(Sequence[LayerWeights]):
         """Tensors of the layers that were read, and their places."""
         for layer in filter(None, self.cut):
             yield from layer.tensors.values()
-            for at in layer.places.values():
+            for at in layer.orders.values():
                 yield from (t for t in (at.rows, at.columns) if t is not None)
 
     def _cut(self, layer: Layer) -> LayerWeights:

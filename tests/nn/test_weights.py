@@ -15,7 +15,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import by_name, tensors
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.nn.weights import LayerWeights, Places
+from nemo_elastic.nn.weights import LayerWeights, StoredOrder
 from tests.shapes import PARENT
 from tests.strategies import chains, parents
 
@@ -90,7 +90,7 @@ def test_a_matrix_in_another_order_is_found_by_its_places(moved):
     rows = torch.tensor([8, 0, 5, 3]) if moved != "columns" else None
     columns = torch.tensor([6, 1, 2]) if moved != "rows" else None
     own = stored[slice(None) if rows is None else rows][:, slice(None) if columns is None else columns]
-    w = LayerWeights(PARENT.layer(1), {"up": stored, "down": own}, {"up": Places(rows, columns)})
+    w = LayerWeights(PARENT.layer(1), {"up": stored, "down": own}, {"up": StoredOrder(rows, columns)})
     for shape in ((2, 5), (1,), ()):
         x = torch.randn(*shape, own.shape[1], generator=random, dtype=torch.float64)
         torch.testing.assert_close(w.linear("up", x), x @ own.T, rtol=1e-12, atol=1e-12)

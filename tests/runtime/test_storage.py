@@ -113,8 +113,8 @@ def test_along_one_axis_every_width_is_a_prefix(axis):
 def test_nothing_is_moved_for_the_smallest():
     members = {"a": PARENT.full, "b": PARENT.uniform(mamba_heads=2, mamba_head_dim=3, attention_heads=2, ffn=8)}
     family = FamilyRuntime(NemotronH.random(PARENT), members)
-    assert not any(layer.places for layer in family.select("b").weights.layers)
-    assert any(layer.places for layer in family.select("a").weights.layers)
+    assert not any(layer.orders for layer in family.select("b").weights.layers)
+    assert any(layer.orders for layer in family.select("a").weights.layers)
 
 
 def test_members_that_are_not_nested_in_each_other_run_too():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from nemo_elastic.core.family import Layer
-from nemo_elastic.nn.weights import LayerWeights, Places
+from nemo_elastic.nn.weights import LayerWeights, StoredOrder
 from tests.serving.engine.beside import beside_vllm
 
 LAYERS = "vllm.model_executor.layers"
@@ -33,7 +33,7 @@ def weights() -> Iterator[Any]:
         yield module
 
 
-def placed(weights: Any, *parts: tuple[torch.Tensor, Places | None]) -> Any:
+def placed(weights: Any, *parts: tuple[torch.Tensor, StoredOrder | None]) -> Any:
     method, names = weights.OnViews(), "qkv"
     own = LayerWeights(
         LAYER,
@@ -49,7 +49,7 @@ STORED = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
 
 
 def test_rows_and_columns_go_together_in_any_number_of_dimensions(weights: Any) -> None:
-    places = Places(rows=torch.tensor([5, 2]), columns=torch.tensor([7, 6, 5, 0]))
+    places = StoredOrder(rows=torch.tensor([5, 2]), columns=torch.tensor([7, 6, 5, 0]))
     x = X_BD.expand(2, 3, 4)
     actual = placed(weights, (STORED, places)).apply(None, x)
     torch.testing.assert_close(actual, x @ STORED[places.rows][:, places.columns].T)
@@ -58,8 +58,10 @@ def test_rows_and_columns_go_together_in_any_number_of_dimensions(weights: Any) 
 ROWS, COLUMNS = torch.tensor([4, 0, 3]), torch.tensor([6, 1, 0, 3])
 
 
-@pytest.mark.parametrize("at", [None, Places(rows=ROWS), Places(columns=COLUMNS), Places(ROWS, COLUMNS)])
-def test_products_are_right_for_every_number_of_rows_compiled_as_well(weights: Any, at: Places | None) -> None:
+@pytest.mark.parametrize(
+    "at", [None, StoredOrder(rows=ROWS), StoredOrder(columns=COLUMNS), StoredOrder(ROWS, COLUMNS)]
+)
+def test_products_are_right_for_every_number_of_rows_compiled_as_well(weights: Any, at: StoredOrder | None) -> None:
     stored = STORED.bfloat16()
     own = stored[:, :4] if at is None or at.columns is None else stored[:, COLUMNS]
     own = own if at is None or at.rows is None else own[ROWS]
