@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# A fresh clone needs Python 3.10-3.12, make and gcc; `tools/environment.sh` makes environments beside this file, and no
+# A fresh clone needs Python 3.10-3.12, make and gcc; `tools/environment.sh` makes environments in this folder, and no
 # virtual environment has to be active. Variables:
 #   PYTHON, PYTHON312  interpreters to make the environments with (found otherwise); .venv-bridge takes 3.12 only
 #   PIP_ARGS  more arguments for pip, e.g. an index with CPU builds of torch
@@ -26,7 +26,7 @@ VLLM := .venv-vllm/.stamp
 BRIDGE := .venv-bridge/.stamp
 comma := ,
 
-# Spinning threads beside another busy process make a training step many times slower.
+# Threads that spin while another process is busy make a training step many times slower.
 QUIET := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
 RUN := $(QUIET) NEMO_ELASTIC_HF_PYTHON=.venv-hf/bin/python .venv/bin/python
 RUN_BRIDGE := $(QUIET) .venv-bridge/bin/python -W ignore

@@ -27,8 +27,7 @@ VLLM = ROOT / ".venv-vllm" / "bin" / "python"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Args: words of its command behind the name of the module, the python that runs it, and whether `make bench`
-    without a name does."""
+    """A module with its arguments, the python that runs it, and whether `make bench` without a name runs it."""
 
     module: str
     words: tuple[str, ...] = ()
@@ -49,7 +48,7 @@ BENCHMARKS = {
 
 
 def run(name: str, more: list[str]) -> tuple[float, int]:
-    """One benchmark in a process of its own; returns its seconds and its exit code: not 0 where it misses a target."""
+    """Run one benchmark in a new process; returns its seconds and its exit code, which is 1 for a missed target."""
     made = BENCHMARKS[name]
     command = [str(made.python), "-W", "ignore", "-m", f"benchmarks.{made.module}", *made.words]
     # threads of two processes that spin while they wait slow each other down

@@ -4,7 +4,7 @@
 
     python -m benchmarks.bench_memory [--json FILE] [--markdown FILE]
 
-One sequence of 4k, 8k and 16k tokens, forward and backward, in a process of its own per point. What counts is the peak
+One sequence of 4k, 8k and 16k tokens, forward and backward, in a new process for each point. What counts is the peak
 of the resident memory above what the process has with models and gradients in place. Stock is the same layers without
 elasticity. NeMo's Mamba models have no recomputation: "with recomputation" lends them ours, a layer keeps its input
 alone, so that what is left between it and "elastic, both" is the loss. The slope is that of the line through the outer
@@ -138,7 +138,7 @@ def resident(way: str, length: int) -> dict[str, float]:
 
 
 def apart(function: Any, *args: Any) -> Any:
-    """The call in a process of its own, which finds everything imported and nothing computed."""
+    """Call in a new process, a fork that has everything imported and nothing computed."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, args)
 

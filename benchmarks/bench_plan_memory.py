@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the planner says that a training step holds at its fullest moment, against what one here does.
+"""The memory of a training step at its fullest moment: by the planner, and measured.
 
 Blocks of real widths and real routers, the fullest layer last, as it is near the end of a whole model, with fewer
 layers, rows of vocabulary and experts, so that a machine without a GPU holds them: student, sums of gradients, Adam's
@@ -89,14 +89,14 @@ def main() -> None:
     start()
     rows, results, missed = [], [], []
     for block in blocks():
-        plan, held = planned(block), measured(block)
-        if abs(plan.total / held - 1) > GOAL:
-            missed.append(f"{block.of}: {plan.total / held - 1:+.1%}")
+        plan, found = planned(block), measured(block)
+        if abs(plan.total / found - 1) > GOAL:
+            missed.append(f"{block.of}: {plan.total / found - 1:+.1%}")
         results.append({"block": block.of, "pattern": block.parent.pattern, "recompute": block.recompute,
-                        "planned": plan.to_json(), "measured": held})  # fmt: skip
+                        "planned": plan.to_json(), "measured": found})  # fmt: skip
         rows.append([
             block.of, f"`{block.parent.pattern}`", f"{block.tokens}", "recomputed" if block.recompute else "kept",
-            f"{plan.total / GIB:.2f}", f"{held / GIB:.2f}", f"{plan.total / held - 1:+.1%}",
+            f"{plan.total / GIB:.2f}", f"{found / GIB:.2f}", f"{plan.total / found - 1:+.1%}",
             f"{(plan.activations + max(plan.loss, plan.transient)) / plan.total:.0%}",
         ])  # fmt: skip
     head = ["block of", "layers", "tokens", "activations", "planned GiB", "measured GiB", "apart", "of it activations"]

@@ -5,13 +5,13 @@
     python -m benchmarks.bench_runtime [--place DIR] [--json FILE] [--markdown FILE]
 
 A random family in float32 is written to a temporary folder (needs 4 GB of disk), and its three members are cut out.
-Each measurement runs in a process of its own:
+Each measurement runs in a new process:
 
 - memory: the largest member's folder alone, all three members of the family folder, and the three member folders in
   one process; every model reads 64 tokens and then decodes 32, in turn with the others, all caches alive. What counts
   is the peak of the anonymous memory above what the process has before it loads.
 - select: members and shapes between them, at the 62 layers and the vocabulary of the 12B parent and tiny widths,
-  without anything cached. Selecting cuts no layer: the first forward does, so it is timed too, of one token, beside
+  without anything cached. Selecting cuts no layer: the first forward of one token does, so it is timed, too, and
   those that follow.
 - decoding: a member of the family and the same member's own folder take turns.
 

@@ -102,7 +102,7 @@ def run(command: Sequence[str]) -> Ran:
 
 
 def forget(folder: Path) -> None:
-    """Drop what the page cache holds of a folder."""
+    """Drop a folder from the page cache."""
     for path in folder.iterdir():
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from nemo_elastic.cli import main
 from nemo_elastic.cli.app import COMMANDS
+from nemo_elastic.cli.options import number
 
 
 def functions(name: str) -> list[Any]:
@@ -57,3 +59,19 @@ def test_every_number_has_bounds(command: str, option: str, kind: type, capsys: 
         printed = capsys.readouterr()
         assert left.value.code == 2 and printed.out == ""
         assert printed.err.startswith(f"error: Invalid value for '{option}'") and printed.err.count("\n") == 1
+
+
+def test_bounds_are_allowed_and_in_the_help_and_others_are_refused_before_anything_is_done() -> None:
+    done = []
+
+    def command(heat: Annotated[float, number("--heat", "How hot.", low=0, high=2)] = 1) -> None:
+        done.append(heat)
+
+    app = typer.Typer()
+    app.command()(command)
+    for heat in (0, 0.7, 2):
+        assert CliRunner().invoke(app, ["--heat", str(heat)]).exit_code == 0
+    for heat in ("-0.1", "2.5", "nan", "inf", "hot"):
+        assert CliRunner().invoke(app, ["--heat", heat]).exit_code == 2, heat
+    assert done == [0, 0.7, 2]
+    assert "How hot." in CliRunner().invoke(app, ["--help"]).output

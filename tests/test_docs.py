@@ -102,6 +102,24 @@ def test_the_readmes_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert {words[1] for words in done} == {"init", "inspect", "slice", "verify"}
 
 
+#: commands, and what they print; what another processor computes a little differently
+PAIR = re.compile(r"```bash\n((?:(?!```).)*?)```\n(?:(?!```).)*?\n```text\n((?:(?!```).)*)```", re.DOTALL)
+COMPUTED = re.compile(r"\d+\.\d+(e[-+]\d+)?")
+
+
+def test_the_tutorial_shows_what_its_commands_print(tmp_path: Path) -> None:
+    pairs = PAIR.findall((ROOT / "docs" / "start.md").read_text(encoding="utf-8"))
+    assert len(pairs) == 2
+    for commands, shown in pairs:
+        printed = ""
+        for line in re.findall(r"^nemo-elastic (.*)", commands, re.MULTILINE):
+            command = [sys.executable, "-m", "nemo_elastic", *line.split()]
+            env = environment(COLUMNS="80", NO_COLOR="1")
+            ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+            printed += "".join(f"{row.rstrip()}\n" for row in ran.stdout.splitlines())
+        assert COMPUTED.sub("#", printed) == COMPUTED.sub("#", shown)
+
+
 def test_the_commands_on_published_families_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = "NEMO_ELASTIC_BRIDGE_PYTHON"
 #: training sequences that importance is measured on, as many as for the family (NeMo's default is 1,024)
 SAMPLES = 64
-#: variables by which a process that trained is part of its own run: another process must not find them
+#: variables of a process that trained; a new process must not inherit them
 _OWN = ("NVTE_", "MASTER_", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE")
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training runs through NeMo, for the studies of baselines and context: what they cost, and their held-out losses.
+"""Training runs through NeMo, for the study of baselines: what they cost, and their held-out losses.
 
 Every run has the same optimizer, schedule and data order; only what is named differs. FLOPs are counted after a run
 from its samples: a forward is `cost.flops_per_token`, a backward twice that, the teacher's forward is the whole
@@ -87,14 +87,12 @@ class NemoGround:
     Attributes:
         model: config class of the parent.
         data: folder of tokens.
-        split: that families train on.
         parent: checkpoint of the trained parent.
         sizes: fields of the config that the parent has otherwise.
     """
 
     model: type
     data: Path
-    split: str = "train"
     parent: Path | None = None
     sizes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -106,9 +104,7 @@ class NemoGround:
         config = self.model(**self.sizes)
         return replace(parent_of(config, config.vocab_size), ffn_stripes=8)
 
-    def recipe(
-        self, out: Path, steps: int, batch: Batch, seed: int, lr: float, total: int = 0, split: str = ""
-    ) -> Any:
+    def recipe(self, out: Path, steps: int, batch: Batch, seed: int, lr: float, total: int = 0) -> Any:
         """NeMo's stock recipe; `total` are the steps of all stages."""
         import nemo_run as run
 
@@ -117,7 +113,7 @@ class NemoGround:
         return tiny_recipe(
             self.data, out, steps=steps, seq_length=batch.length, micro_batch_size=batch.sequences,
             global_batch_size=batch.sequences, lr=lr, warmup_steps=max(1, (total or steps) // 20), min_ratio=0.1,
-            split=split or self.split, label=out.name, eval_sequences=8, seed=ORDER + seed,
+            label=out.name, eval_sequences=8, seed=ORDER + seed,
             config=run.Config(self.model, **self.sizes),
         )  # fmt: skip
 
@@ -134,16 +130,9 @@ def launch(task: Any, out: Path) -> Path:
     return last_checkpoint(out)
 
 
-def train_parent(
-    ground: NemoGround, out: Path, steps: int, batch: Batch, lr: float = PARENT_LR, start: Path | None = None
-) -> dict[str, Any]:
-    """A parent, by cross-entropy on the split `train`, from random weights or those of a checkpoint."""
-    import nemo_run as run
-    from nemo import lightning as nl
-
-    recipe = ground.recipe(out, steps, batch, 0, lr, split="train")
-    if start is not None:
-        recipe.resume.restore_config = run.Config(nl.RestoreConfig, path=str(start))
+def train_parent(ground: NemoGround, out: Path, steps: int, batch: Batch, lr: float = PARENT_LR) -> dict[str, Any]:
+    """A parent, by cross-entropy from random weights."""
+    recipe = ground.recipe(out, steps, batch, 0, lr)
     began = time.process_time()
     checkpoint = launch(recipe, out)
     tokens, shape = steps * batch.tokens, ground.shape
@@ -156,12 +145,11 @@ def train_parent(
 
 def train_family(
     ground: NemoGround, out: Path, block: Mapping[str, Any], stages: Sequence[tuple[int, Batch]], seed: int, lr: float,
-    ask: Callable[[Any, Subnet], Any] | None = None, part: str = REPORTED,
+    part: str = REPORTED,
 ) -> dict[str, Any]:  # fmt: skip
     """A nested family of the parent, distilled from it in one run of some stages, each of steps and a batch.
 
-    A member whose weight is 0 in the block's sampling is not evaluated; `ask` is asked of the others, whose losses are
-    on a part of the held-out text.
+    Losses are on a part of the held-out text, of the members whose weight in the block's sampling is above 0.
     """
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
 
@@ -193,7 +181,6 @@ def train_family(
         "flops": flops + before,
         "flops_before_training": before,
         "cpu_seconds": cpu,
-        **({"answers": {name: ask(model, member) for name, member in trained.items()}} if ask else {}),
     }
 
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes nesting pay: ways to train all sizes in one run, each against every size alone for the same FLOPs.
 
-A parent of five million parameters (`grounds`), three sizes beside it, their shapes found by the search, once for each
+A parent of five million parameters (`grounds`), three sizes, their shapes found by the search, once for each
 seed. The bar is each size alone at the rate that suits it: the FLOPs of these three runs together are what every way
 has for all sizes and the whole model. Losses are divergences from the parent on text that no training saw. Plain torch
-and one core; a study that was stopped goes on.
+and one core; a study that was stopped resumes.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 """What low precision costs the members of a family, and how much of that distilling in it wins back: three seeds.
 
 A family of a trained parent (`grounds`: by default one that answers generated problems) is trained on slices, as in
-stage 2. From there it goes on as many steps more in two ways: at full precision, which is the control, and in each
+stage 2. Then it trains for more steps in two ways: at full precision, which is the control, and in each
 format (`distill.quantize`, stage 3), on the same data at the same rates. Losses are divergences from the parent on
-text that no training saw. Plain torch and one core; a study that was stopped goes on.
+text that no training saw. Plain torch and one core; a study that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Result:
     """Divergences of a member from the parent, nats a token.
 
     Attributes:
-        scheme, member, seed: of which.
+        scheme, member, seed: what was trained.
         parameters: of the member.
         full, family: after stage 2: as it is, and rounded under the parent's scales.
         control_full, control: after more steps at full precision: as it is, and rounded under the parent's scales.

@@ -202,7 +202,7 @@ def _cell(member: Subnet) -> tuple[int, int]:
 
 
 class Study:
-    """The runs of a ground and a seed, in an order in which those behind need those before."""
+    """The runs of a ground and a seed."""
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from nemo_elastic.data.build import (
 )
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.data.reasoning import TASKS, Problem
+from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 from .conftest import SMALL
@@ -74,6 +75,13 @@ def test_no_problems_when_none_are_wanted(small_sources: list[Path], tmp_path: P
     assert all(info.problems == 0 for info in plain.splits.values())
     assert "reasoning-gym" not in plain.made_with
     assert plain.splits["train"].tokens == plain.splits["train_long"].tokens
+
+
+def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]) -> None:
+    before = contents(small.path)
+    with pytest.raises(ElasticError, match="already exists"):
+        build_data(small.path, small_sources)
+    assert contents(small.path) == before
 
 
 # ------------------------------------------------------------------ from texts and problems to documents

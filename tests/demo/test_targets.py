@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo says of its figures: targets, and the table at its end."""
+"""What the demo runs, and what it says of its figures: targets, and the table at its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.demo.demo_settings import FULL, PARENT, SHORT, STAGE1, STAGE2, Settings
 from nemo_elastic.demo.walk import markdown, targets
 from tests.report.fabricate import make_run
 
@@ -43,3 +45,11 @@ def test_the_table_has_losses_cuts_and_answers(tmp_path: Path) -> None:
     report = markdown(metrics)
     assert "| 0.8m | 704,068 | 45% | 3.360 | 5.420 | 7.050 | 89% | 17% (10% to 26%) |" in report
     assert "96 held-out problems" in report
+
+
+@pytest.mark.parametrize("settings", [FULL, SHORT])
+def test_both_stages_have_a_block_and_steps_of_2048_tokens(settings: Settings) -> None:
+    one, two = ElasticConfig.from_dict(settings.block), ElasticConfig.from_dict(settings.stage2_block())
+    assert one.weights() == pytest.approx([1 / 3] * 3) and two.weights() == pytest.approx(settings.stage2_sampling)
+    assert two.axes == one.axes and two.budgets == one.budgets
+    assert {sequences * length for sequences, length in (PARENT, STAGE1, STAGE2)} == {2048}

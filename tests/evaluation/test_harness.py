@@ -1,24 +1,31 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The bridge to lm-eval: scoring and decoding without it, the whole way where it is installed."""
+"""The bridge to lm-eval: scoring and decoding without it, the whole way with it, and the page's task file."""
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic import load_family
+from nemo_elastic.cli import main
 from nemo_elastic.data.build import EOS_ID, save_tokenizer, train_tokenizer
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.evaluation import harness
 from nemo_elastic.evaluation.scoring import greedy_answers
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime
+from tests.documentation import blocks, named_files
+from tests.runtime.talking import talking_family
 from tests.shapes import PARENT
+from tests.workers import ROOT
 
 MEMBER = FamilyRuntime(NemotronH.random(PARENT, dtype=torch.float64)).select(PARENT.uniform(hidden=8, keep=(0, 1, 3)))
 token = st.integers(0, PARENT.vocab - 1)
@@ -125,3 +132,30 @@ def test_the_whole_way_through_lm_eval(tmp_path):
     (tmp_path / "sums" / "say.yaml").write_text(say.replace("['.']", "5"))
     with pytest.raises(ElasticError, match=r"^--tasks: sums_say: until: "):  # before any member is read
         harness.Harness(names, tmp_path / "sums")
+
+
+@pytest.mark.slow
+def test_members_answer_the_page_s_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are as the page has them: their solution ends in another answer than is right."""
+    pytest.importorskip("lm_eval", reason="`pip install -e .[dev]` brings it")
+    page, asked = ROOT / "docs" / "evaluation.md", ("2 + 2?", "The first of 12 apples?", "def f(x):")
+    talking_family(tmp_path)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "questions.yaml").write_text(named_files(page)["tasks/questions.yaml"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    said = load_family("family").select("9b").generate(list(asked), 256)
+    answers = [re.sub(r".*(answer is|answer:|####)", "", s.strip("\n").split("\n")[-1]).strip() for s in said]
+    right = (answers[0], "nothing that it says", answers[2])
+    rows = ({"input": q, "output": "The answer is no.", "answer": a} for q, a in zip(asked, right, strict=True))
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    commands = (each for block in blocks("bash", page=page) for each in block.commands())
+    command = next(each for each in commands if {"nemo-elastic", "questions"} <= {*each})
+    with pytest.raises(SystemExit) as done:
+        main([*command[1:], "--member", "9b", "--json"])
+    captured = capsys.readouterr()
+    assert done.value.code in (None, 0), captured.err
+    [row] = json.loads(captured.out)
+    assert row["tasks"] == {"questions": {"exact_match,last_line": pytest.approx(2 / 3)}}

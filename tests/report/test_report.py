@@ -127,7 +127,6 @@ LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
     [
         ("metrics.json", "{"),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "loss": "low"}]}'),
-        ("metrics.json", '{"version": 1, "members": {}}'),
         ("metrics.json", '{"version": 1, "members": [{"name": "a", "answers": {"correct": 3, "total": 2}}]}'),
         ("family/elastic.json", '{"version": 1}'),
         ("stage1/elastic/members.json", '{"members": {"0.8m": {"hidden": 7, "layers": []}}}'),
@@ -319,13 +318,3 @@ def test_a_parent_with_experts_is_drawn() -> None:
     scores = {name: order + 1.0 for name, order in Ranking.trivial(MOE).orders.items()}
     with house():
         assert draw_importance(Run(Path("run"), ranking=replace(Ranking.trivial(MOE), scores=scores))) is not None
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "x").mkdir()
-    for path in (tmp_path / "x", tmp_path / "missing"):
-        with pytest.raises(SystemExit) as caught:
-            main(["report", str(path)])
-        err = capsys.readouterr().err
-        assert caught.value.code == 2 and err.startswith("error: run: ") and err.count("\n") == 1
-    assert not (tmp_path / "x" / "report").exists()
