@@ -89,7 +89,7 @@ class Family:
             rows = next(data)
             loss, _ = family.loss(host, family.next_sample(host), *rows)
             lr = self.ground.lr * rate(self.done / self.total)
-            step(host.model, self.optimizer, loss * host.factor(rows.mask_bs.sum()), lr)
+            step(host.model, self.optimizer, loss * host.gradient_scale(rows.mask_bs.sum()), lr)
             self.done += 1
         host.model.rounding = None
 

@@ -166,8 +166,8 @@ class DistillConfig:
             raise bad("elastic.distill.teacher", self.teacher, f"none: no term of {', '.join(used)} compares with it")
 
     @property
-    def taught(self) -> bool:
-        """Whether there is a teacher at all."""
+    def has_teacher(self) -> bool:
+        """Whether a frozen teacher or the whole model teaches."""
         return self.teacher != "none"
 
     def of(self, taught: bool) -> dict[str, float]:

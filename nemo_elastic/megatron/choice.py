@@ -4,7 +4,7 @@
 
 The choice must not be read from a module during the forward: pipeline schedules interleave micro-batches and
 recomputation runs a layer again when another micro-batch is in force. So `ElasticState` is written by the step
-function, read once by each of the embedding, the stack and the head, and all else gets the `Run` as an argument.
+function, read once by the embedding, the stack and the head, and all else gets the `ForwardChoice` as an argument.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .rounding import Rounding
 
 
 @dataclass(frozen=True)
-class Run:
+class ForwardChoice:
     """One forward's choice, with gates already local to this tensor-parallel rank.
 
     Attributes:
@@ -129,7 +129,7 @@ def first_channels(size: int, kept: int) -> Selection:
 
 
 #: a model at full size without gates: what stock NeMo runs
-WHOLE = Run()
+WHOLE = ForwardChoice()
 
 _recomputing = False
 
@@ -162,17 +162,17 @@ class ElasticState:
     def __post_init__(self) -> None:
         self._full = self.parent.full
 
-    def run(self, tp_group: Any, sequence_parallel: bool) -> Run:
+    def run(self, tp_group: Any, sequence_parallel: bool) -> ForwardChoice:
         """Snapshot of the choice for one forward on this rank."""
         world = tp_group.size() if tp_group is not None else 1
         choice, alike = self.choice, {"world": world, "rounding": self.rounding}
         if isinstance(choice, Subnet):
             subnet = None if choice == self._full else choice
-            return Run(self.parent, subnet, **alike)
+            return ForwardChoice(self.parent, subnet, **alike)
         if choice is None:
-            return Run(self.parent, **alike)
+            return ForwardChoice(self.parent, **alike)
         hidden, layers = _localise(choice, tp_group, sequence_parallel)
-        return Run(self.parent, hidden_gate=hidden, layers=layers, **alike)
+        return ForwardChoice(self.parent, hidden_gate=hidden, layers=layers, **alike)
 
 
 def _localise(gates: Gates, group: Any, sequence_parallel: bool) -> tuple[torch.Tensor, tuple[LayerGates, ...]]:

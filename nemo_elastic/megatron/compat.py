@@ -41,7 +41,7 @@ __all__ = [
     "new_model",
     "own_name",
     "shard",
-    "with_names",
+    "with_globals",
 ]
 
 #: whether megatron-core has hybrid models under that name, as it has since it has no others
@@ -79,7 +79,7 @@ def mlp_entry(module: type, submodules: MLPSubmodules) -> Any:
     return ModuleSpec(module=module, submodules=submodules)
 
 
-def with_names(function: FunctionType, **names: Any) -> FunctionType:
+def with_globals(function: FunctionType, **names: Any) -> FunctionType:
     """A function of another module, to which these global names mean something else; the module stays as it is."""
     seen = function.__globals__ | names
     made = FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)

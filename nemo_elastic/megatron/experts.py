@@ -18,7 +18,7 @@ import torch
 
 from nemo_elastic.core.prefix import Selection
 
-from .linear import accumulate, accumulate_product, cut, handed_over, scatter_add
+from .linear import accumulate, accumulate_product, cut, placeholder_gradient, scatter_add
 
 #: torch's product of groups of rows, each with a matrix of its own; None where torch lacks it
 GROUPED = getattr(torch.nn.functional, "grouped_mm", None)
@@ -200,7 +200,7 @@ class _Products:
         else:
             grads = self._together(params, dy_no, x_ni, rows, cols, kept)
         room = torch.empty_like(params[0]) if kept else None
-        return [grads.get(e, handed_over(param, room) if kept else None) for e, param in enumerate(params)]
+        return [grads.get(e, placeholder_gradient(param, room) if kept else None) for e, param in enumerate(params)]
 
     def _together(
         self,

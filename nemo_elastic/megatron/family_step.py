@@ -18,7 +18,7 @@ from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
-from nemo_elastic.train.training import FamilyTraining, Ran
+from nemo_elastic.train.training import FamilyTraining, MicroBatchRecord
 
 from .cpu import cuda_as_cpu
 from .megatron_host import MegatronHost, join_streams
@@ -37,7 +37,7 @@ class FamilyStep:
     def teaches_in_pipeline(self) -> bool:
         """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `megatron_host`."""
         ranks = parallel_state.get_pipeline_model_parallel_world_size()
-        return ranks > 1 and self.family.config.distill.taught
+        return ranks > 1 and self.family.config.distill.has_teacher
 
     @property
     def validates_in_pipeline(self) -> bool:
@@ -48,7 +48,7 @@ class FamilyStep:
 
     def pass_on(self, tokens_bs: torch.Tensor, sample: Sample, documents: Documents | None = None) -> torch.Tensor:
         """What all ranks but the last pass on of a training micro-batch."""
-        self.family.remember(sample)
+        self.family.record(sample)
         teacher = self.family.teacher_of(self.host, tokens_bs, sample, documents)
         hidden = self.host.student(tokens_bs, sample.choice, documents)[1]
         if not self.teaches_in_pipeline:
@@ -139,7 +139,7 @@ def _of_any_length(config: Any) -> Iterator[None]:
         config.variable_seq_lengths = before
 
 
-def report_of(ran: Ran, tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
+def report_of(ran: MicroBatchRecord, tokens: torch.Tensor, budgets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What a micro-batch reports of its loss, without the router's.
 
     Returns:

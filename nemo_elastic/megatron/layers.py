@@ -15,10 +15,10 @@ from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.gates import Probe
 
-from .choice import WHOLE, Run
+from .choice import WHOLE, ForwardChoice
 from .context import context_group, own_positions
 from .linear import all_reduce, tensor_group
-from .spec import ElasticMambaStack, block
+from .spec import ElasticMambaStack, run_layer
 from .vocabulary import embedded
 
 
@@ -101,7 +101,7 @@ class MegatronLayers:
 
     def layer(self, index: int, x_sbd: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
         """The stream after layer `index` from the stream before it; that one is left as it is."""
-        return block(self.decoder.layers[index], index, x_sbd, self._run(probe))
+        return run_layer(self.decoder.layers[index], index, x_sbd, self._run(probe))
 
     def norm(self, x_sbd: torch.Tensor, probe: Probe | None = None) -> torch.Tensor:
         """The final norm of the last layer's stream."""
@@ -113,7 +113,7 @@ class MegatronLayers:
         weight = self.model.shared_embedding_or_output_weight() if shared else None
         return self.model.output_layer(x_sbd, weight=weight)[0].transpose(0, 1)
 
-    def _run(self, probe: Probe | None) -> Run:
+    def _run(self, probe: Probe | None) -> ForwardChoice:
         state, config = self.decoder.elastic, self.decoder.config
         whole = state.run(self.decoder.tp_group, config.sequence_parallel) if state is not None else WHOLE
         return replace(whole, probe=probe, documents=self.documents)

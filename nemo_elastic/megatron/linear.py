@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParall
 
 from nemo_elastic.core.prefix import Selection
 
-from .choice import WHOLE, Run
+from .choice import WHOLE, ForwardChoice
 
 
 def gather(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
@@ -64,7 +64,7 @@ def accumulate(
     if getattr(param, "main_grad", None) is not None:
         scatter_add(param.main_grad, piece, rows, cols, at, factor)
         fits = piece.shape == param.shape and piece.dtype == param.dtype
-        return handed_over(param, piece if fits else None)
+        return placeholder_gradient(param, piece if fits else None)
     if at is None and factor is None and piece.shape == param.shape:
         return piece
     full = torch.zeros_like(param)
@@ -80,10 +80,10 @@ def accumulate_product(
     if buffer is None or buffer.dtype != dy_to.dtype or not all(k is None or k.is_prefix for k in (rows, cols)):
         return accumulate(param, torch.mm(dy_to.t(), x_ti), rows, cols)
     cut(buffer, rows, cols).addmm_(dy_to.t(), x_ti)
-    return handed_over(param)
+    return placeholder_gradient(param)
 
 
-def handed_over(param: torch.Tensor, room: torch.Tensor | None = None) -> Any:
+def placeholder_gradient(param: torch.Tensor, room: torch.Tensor | None = None) -> Any:
     """What an autograd Function returns for a gradient that is in `main_grad` already; `room` is for one unread."""
     if not hasattr(param, "grad_added_to_main_grad"):
         return None
@@ -213,7 +213,7 @@ class ElasticLayerNormColumnParallelLinear(ColumnParallelLinear):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_: torch.Tensor,
-        run: Run = WHOLE,
+        run: ForwardChoice = WHOLE,
         index: int = -1,
         row: str = "",
     ) -> torch.Tensor:
@@ -229,7 +229,7 @@ class ElasticRowLinear(RowParallelLinear):
     """Row-parallel linear back to the residual stream."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input_: torch.Tensor, run: Run = WHOLE, index: int = -1, row: str = ""
+        self, input_: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1, row: str = ""
     ) -> torch.Tensor:
         """Project [s, b, columns kept on this rank] to [s, b, d], summed over ranks, gated by the hidden gate."""
         rows, cols, group = run.hidden_selection(), run.select(row, 1, index), tensor_group(self)

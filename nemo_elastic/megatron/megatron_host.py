@@ -101,7 +101,7 @@ class MegatronHost:
         self.received = split_streams(tensor, self.core.config.hidden_size)
         self.core.set_input_tensor([self.received[0]])
 
-    def counted(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_and_tokens(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them.
 
         Where the loss is one per token it adds both up over all ranks, those of a sequence too, to whom the whole sum
@@ -148,7 +148,7 @@ class MegatronHost:
     def micro_batches(self) -> int:
         return get_num_microbatches()
 
-    def agree(self, t: torch.Tensor) -> torch.Tensor:
+    def sum_over_data_ranks(self, t: torch.Tensor) -> torch.Tensor:
         """The sum over data-parallel ranks, on all ranks as rank 0 has it.
 
         Layers go and members are chosen by such sums: a rank with another last bit would go on alone.
@@ -157,7 +157,7 @@ class MegatronHost:
         torch.distributed.broadcast(t, 0)
         return t
 
-    def anywhere(self, here: torch.Tensor) -> list[bool]:
+    def positive_on_any_rank(self, here: torch.Tensor) -> list[bool]:
         torch.distributed.all_reduce(here, torch.distributed.ReduceOp.MAX)
         return (here > 0).tolist()
 

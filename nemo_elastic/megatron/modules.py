@@ -23,8 +23,8 @@ from nemo_elastic.kernels import MambaWidths
 from nemo_elastic.nn.functional import causal_attention
 from nemo_elastic.nn.mixer import Kernels, MixerWeights, mix
 
-from .choice import WHOLE, Run
-from .compat import convolution, shard, with_names
+from .choice import WHOLE, ForwardChoice
+from .compat import convolution, shard, with_globals
 from .context import context_group, own_share, to_heads, to_positions
 
 
@@ -38,7 +38,7 @@ class ElasticRMSNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
-    def forward(self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1) -> torch.Tensor:
+    def forward(self, x_sbd: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1) -> torch.Tensor:
         x_sbd = run.norm(x_sbd, self.weight, self.eps)
         run.watch("hidden", index, x_sbd)
         return x_sbd
@@ -61,7 +61,7 @@ class ElasticSelfAttention(SelfAttention):
     """megatron-core's parameters and sharding; causal SDPA without positions, as Nemotron-H has none."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
+        self, hidden_states: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """Attend over [s, b, d] (width of the run); returns [s, b, d], to be added to the residual stream."""
         qkv_sbo = self.linear_qkv(hidden_states, run, index, "attention.q")
@@ -108,7 +108,7 @@ class ElasticMLP(MLP):
     """megatron-core's parameters and sharding."""
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
+        self, hidden_states: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """Map [s, b, d] (width of the run) to [s, b, d], to be added to the residual stream."""
         h_sbf = self.linear_fc1(hidden_states, run, index, "mlp.up")
@@ -122,7 +122,7 @@ class ElasticMLP(MLP):
 
 
 #: The constructor asks for mamba_ssm, of which it only uses the norm class: ours holds the same weight.
-_init = with_names(MambaMixer.__init__, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object)
+_init = with_globals(MambaMixer.__init__, HAVE_MAMBA_SSM=True, ExtendedRMSNorm=GatedNormWeight, RMSNormGated=object)
 
 
 class ElasticMambaMixer(MambaMixer):
@@ -137,7 +137,7 @@ class ElasticMambaMixer(MambaMixer):
         self.eps = self.norm.eps
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, hidden_states: torch.Tensor, run: Run = WHOLE, index: int = -1
+        self, hidden_states: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1
     ) -> torch.Tensor:
         """Mix [s, b, d] (width of the run) along the sequence to [s, b, d], to be added to the residual stream."""
         zxbcdt_sbo = self.in_proj(hidden_states, run, index, "mamba.in_proj")

@@ -36,8 +36,8 @@ from nemo_elastic.core.prefix import Selection
 from nemo_elastic.nn.forward import gated_choice_scores
 from nemo_elastic.nn.gates import LayerGates
 
-from .choice import WHOLE, Run, is_recomputing
-from .compat import with_names
+from .choice import WHOLE, ForwardChoice, is_recomputing
+from .compat import with_globals
 from .experts import experts, pack, stacked
 from .linear import SlicedLinear, all_reduce, gather, tensor_group
 from .modules import ElasticRMSNorm
@@ -74,7 +74,7 @@ class ElasticRouter(TopKRouter):
         return self
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1
+        self, x_sbd: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weights [tokens, E] of the experts that each token is sent to, zeros elsewhere, and whether it is."""
         self._maintain_float32_expert_bias()
@@ -103,10 +103,10 @@ class ElasticRouter(TopKRouter):
         return weights_te, chosen_te
 
     # a layer that runs again for its gradients has logged its losses before
-    attach_and_log_load_balancing_loss = with_names(
+    attach_and_log_load_balancing_loss = with_globals(
         TopKRouter.attach_and_log_load_balancing_loss, get_moe_metrics_tracker=lambda: _tracker()
     )
-    apply_z_loss = with_names(TopKRouter.apply_z_loss, get_moe_metrics_tracker=lambda: _tracker())
+    apply_z_loss = with_globals(TopKRouter.apply_z_loss, get_moe_metrics_tracker=lambda: _tracker())
 
     def _gated(
         self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
@@ -141,7 +141,7 @@ def _tracker() -> Any:
     return _Unlogged() if is_recomputing() else get_moe_metrics_tracker()
 
 
-def _dropped(run: Run, index: int, gate_e: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+def _dropped(run: ForwardChoice, index: int, gate_e: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     """Which experts no token may meet; None where none is dropped."""
     if gate_e is not None:
         return gate_e.detach() == 0
@@ -187,7 +187,7 @@ class ElasticExperts(SequentialMLP):
         tokens_ni: torch.Tensor,
         counts_e: torch.Tensor,
         weights_n: torch.Tensor,
-        run: Run = WHOLE,
+        run: ForwardChoice = WHOLE,
         index: int = -1,
         seen: Any = None,
     ) -> torch.Tensor:
@@ -215,7 +215,7 @@ class ElasticExperts(SequentialMLP):
         return y_ni
 
     def _rounded(
-        self, run: Run, index: int, up: Sequence[torch.Tensor], down: Sequence[torch.Tensor]
+        self, run: ForwardChoice, index: int, up: Sequence[torch.Tensor], down: Sequence[torch.Tensor]
     ) -> list[torch.Tensor] | None:
         """What stands for the weights, where low precision rounds them."""
         if run.rounding is None:
@@ -233,7 +233,7 @@ class ElasticMoE(MoELayer):
         _init(self, *args, **kwargs)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x_sbd: torch.Tensor, run: Run = WHOLE, index: int = -1, **_: Any
+        self, x_sbd: torch.Tensor, run: ForwardChoice = WHOLE, index: int = -1, **_: Any
     ) -> torch.Tensor:
         """The experts of each token and the shared expert, of the normalised stream [s, b, d] (width of the run)."""
         latent, gates = bool(self.config.moe_latent_size), run.gates(index)
@@ -263,7 +263,7 @@ class ElasticMoE(MoELayer):
         out_sbd = out_sbi + self._shared(x_sbd, run, index)
         return out_sbd if run.hidden_gate is None else out_sbd * run.hidden_gate.to(out_sbd.dtype)
 
-    def _shared(self, x_sbd: torch.Tensor, run: Run, index: int) -> torch.Tensor:
+    def _shared(self, x_sbd: torch.Tensor, run: ForwardChoice, index: int) -> torch.Tensor:
         shared, hidden, sequence = self.shared_experts, run.hidden_selection(), self.config.sequence_parallel
         assert shared is not None
         up, down = shared.linear_fc1, shared.linear_fc2
@@ -280,7 +280,7 @@ class ElasticMoE(MoELayer):
 
 
 #: The constructor asks for TransformerEngine where there is a latent width, of which it only uses one linear class.
-_init = with_names(MoELayer.__init__, HAVE_TE=True, TELinear=ReplicatedLinear)
+_init = with_globals(MoELayer.__init__, HAVE_TE=True, TELinear=ReplicatedLinear)
 
 
 def _last_first(of_te: torch.Tensor, count: int) -> torch.Tensor:
@@ -302,7 +302,9 @@ class _ExpertProbe:
     In shapes: r ranks that share the experts, q ranks that share each, c experts on a rank, f neurons of each on it.
     """
 
-    def __init__(self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts, run: Run) -> None:
+    def __init__(
+        self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts, run: ForwardChoice
+    ) -> None:
         self.length, self.batch = x_sbd.shape[:2]
         self.chosen_te, self.group, self.inner = chosen_te.float(), experts.ep_group, experts.tp_group
         count, ffn = len(experts.local_experts), experts.local_experts[0].linear_fc1.weight.shape[0]
@@ -327,7 +329,7 @@ class _ExpertProbe:
         h_nf = h_nf.detach().abs().float() * self.weights_tc[at_n, expert, None] / self.length
         self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf)
 
-    def show(self, run: Run, index: int) -> None:
+    def show(self, run: ForwardChoice, index: int) -> None:
         ranks = self.inner.size(), self.group.size()
         own_rtc = self.experts_tc.unflatten(0, (*ranks, -1))[self.inner.rank()]
         experts_te = _swap(own_rtc, self.group).transpose(0, 1).flatten(1)

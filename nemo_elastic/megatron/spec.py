@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from nemo_elastic.errors import bad
 from nemo_elastic.nn.documents import Documents
 
-from .choice import WHOLE, ElasticState, Run, recomputing
+from .choice import WHOLE, ElasticState, ForwardChoice, recomputing
 from .compat import HYBRID, Stack, StackSubmodules, mlp_entry
 from .linear import ElasticLayerNormColumnParallelLinear, ElasticRowLinear
 from .modules import ElasticMambaMixer, ElasticMLP, ElasticRMSNorm, ElasticSelfAttention
@@ -88,10 +88,17 @@ class ElasticMambaStack(Stack):
                 # The run, and with it every gate, is an argument of the checkpointed call: recomputation happens when
                 # another micro-batch's choice is in force. There is no dropout, so no random state to restore.
                 x = checkpoint(
-                    block, layer, index, x, run, use_reentrant=False, preserve_rng_state=False, context_fn=_contexts
+                    run_layer,
+                    layer,
+                    index,
+                    x,
+                    run,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=_contexts,
                 )
             elif run.kept(index):
-                x = block(layer, index, x, run)
+                x = run_layer(layer, index, x, run)
         if self.post_process:
             return self.final_norm(x, run) if self.post_layer_norm else x
         return F.pad(x, (0, self.config.hidden_size - x.shape[-1]))
@@ -102,7 +109,7 @@ def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[No
     return nullcontext(), recomputing()
 
 
-def block(layer: Any, index: int, x: torch.Tensor, run: Run) -> torch.Tensor:
+def run_layer(layer: Any, index: int, x: torch.Tensor, run: ForwardChoice) -> torch.Tensor:
     """One layer with its residual connection (bias-dropout-add without bias and dropout): [s, b, d] to the same."""
     run.watch("layer_in", index, x)
     mixer: Any = getattr(layer, "mixer", None)

@@ -24,7 +24,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.loss_head import Head, head_loss
 
-from .choice import WHOLE, ElasticState, Run, first_channels
+from .choice import WHOLE, ElasticState, ForwardChoice, first_channels
 from .compat import Model
 from .context import context_group, of_all, own_positions
 from .linear import SlicedLinear, accumulate, all_reduce, gather, reduce_scatter, tensor_group
@@ -111,12 +111,12 @@ class ElasticHead(ColumnParallelLinear):
         return (gather_from_tensor_model_parallel_region(logits, group=self.tp_group) if gather else logits), None
 
 
-def _snapshot(module: Any) -> Run:
+def _snapshot(module: Any) -> ForwardChoice:
     """Width of this forward. Embedding and head use no gates of their own: the stack applies the hidden gate."""
     state: ElasticState | None = module.elastic
     if state is None:
         return WHOLE
-    return Run(state.parent, state.choice if isinstance(state.choice, Subnet) else None)
+    return ForwardChoice(state.parent, state.choice if isinstance(state.choice, Subnet) else None)
 
 
 def make_elastic(model: Model, state: ElasticState) -> Model:

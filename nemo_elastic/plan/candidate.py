@@ -65,4 +65,4 @@ class Candidate:
     @property
     def passes(self) -> int:
         """Times that a micro-batch goes through the layers, forward and backward, the teacher's forward included."""
-        return 2 + self.recompute + self.config.distill.taught
+        return 2 + self.recompute + self.config.distill.has_teacher

@@ -114,7 +114,7 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
     and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
     """
-    taught, chunk = distill.taught, min(distill.chunk_tokens, tokens)
+    taught, chunk = distill.has_teacher, min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
     # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
     ways = [distill.of(way) for way in {taught, distill.teacher == "frozen"}]
@@ -133,13 +133,13 @@ def handed_over(
     That is one tensor with the student's stream and, with a teacher, the teacher's too (`megatron.megatron_host`).
     A recomputed first layer keeps the student's half anyway.
     """
-    streams = (not recompute) + distill.taught
+    streams = (not recompute) + distill.has_teacher
     return 0.0 if stage.first else streams * stream(parent, shards)
 
 
 def gradients_between(parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding) -> float:
     """Bytes per token of the gradients that come from the next stage and go to the one before, for both streams."""
-    streams = 1 + distill.taught
+    streams = 1 + distill.has_teacher
     return ((not stage.last) + (not stage.first)) * streams * stream(parent, shards)
 
 

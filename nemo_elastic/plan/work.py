@@ -127,7 +127,7 @@ def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
         whole, layers = (_stage_flops(parent, member, pipeline, length, head) for head in (True, False))
         return [3 * a + (b if candidate.recompute else 0.0) for a, b in zip(whole, layers, strict=True)]
 
-    taught = _stage_flops(parent, parent.full, pipeline, length, True) if config.distill.taught else ()
+    taught = _stage_flops(parent, parent.full, pipeline, length, True) if config.distill.has_teacher else ()
     costs = {
         member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in chances
     }
@@ -147,7 +147,7 @@ def passed_on(candidate: Candidate) -> float:
 
     The student's hidden states, and with a teacher those of the teacher beside them (`megatron.megatron_host`).
     """
-    streams, run, shards = 1 + candidate.config.distill.taught, candidate.run, candidate.shards
+    streams, run, shards = 1 + candidate.config.distill.has_teacher, candidate.run, candidate.shards
     return (
         streams * HALF * candidate.parent.hidden * run.seq_length * run.micro_batch / (shards.stream * shards.context)
     )
@@ -217,7 +217,7 @@ def streams(candidate: Candidate) -> int:
     again for the weight's gradient) and 2 without.
     """
     passes = 2 + (3 if candidate.shards.sequence else 2) + (2 if candidate.recompute else 0)
-    return passes + (2 if candidate.config.distill.taught else 0)
+    return passes + (2 if candidate.config.distill.has_teacher else 0)
 
 
 def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:

@@ -212,14 +212,14 @@ def members_cut(place: Place) -> Finding:
             quantize_folder(place.dir / "family", folder / "family", scheme_of(scheme, COMPRESSED))
             family = open_source(folder / "family")
             slice_members(family, folder / "members", {name: family.members[name] for name in trained})
-        alone = lose_alone(place, folder / "members")
+        alone = cut_losses(place, folder / "members")
     figures = {name: [inside, alone[name]] for name, inside in trained.items()}
     same = all(abs(inside - alone) <= SAME for inside, alone in figures.values())
     message = ", ".join(f"{name} {inside:.4f} and {alone:.4f}" for name, (inside, alone) in figures.items())
     return Finding(same, message + how, {"losses": figures, "most": SAME})
 
 
-def lose_alone(place: Place, members: Path) -> dict[str, float]:
+def cut_losses(place: Place, members: Path) -> dict[str, float]:
     """What members lose in our runtime on the text of the end, each as a folder of its own."""
     from nemo_elastic.runtime import load_family, members_of
 
@@ -241,7 +241,7 @@ def in_transformers(place: Place) -> Finding:
     if losses is None:
         return Finding(None, f"not tried: {why}")
     # in training they were rounded, where the last stage is in low precision; their folders here are not
-    wanted = trained if place.config.distill.quantize is None else lose_alone(place, place.dir / "members")
+    wanted = trained if place.config.distill.quantize is None else cut_losses(place, place.dir / "members")
     same = all(abs(losses[name] - wanted[name]) <= SAME for name in wanted)
     message = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
     return Finding(same, f"{message} ({why})", {"losses": losses})

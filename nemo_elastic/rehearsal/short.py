@@ -76,7 +76,7 @@ class Short:
         integer("steps", self.steps, 6, "at least 6: a checkpoint is written after a third of them")
 
 
-def halved(layouts: Sequence[Layout], ranks: int) -> list[Layout]:
+def scaled_layouts(layouts: Sequence[Layout], ranks: int) -> list[Layout]:
     """Layouts over fewer ranks, each in the same proportion: all tensor-parallel sizes are divided by one number.
 
     The number is the smallest power of two with which all fit, and some stage has data-parallel replicas where one
@@ -130,7 +130,7 @@ def rehearsed(family: PlannedFamily, run: CurriculumRun, short: Short, dir: str)
         ElasticError: as the recipe itself: no layout fits.
     """
     run = family.planned(run)
-    layouts = tuple(halved(run.layouts, short.ranks))
+    layouts = tuple(scaled_layouts(run.layouts, short.ranks))
     shape, block = narrow(run.shape or family.parent, run.block, ON_GPU if short.cuda else ON_CPU)
     batches = short.validation_batches
     out: dict[str, CurriculumRun] = {}

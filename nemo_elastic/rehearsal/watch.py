@@ -70,7 +70,7 @@ class Watch:
 
     def end(self, step: int, steps: FamilyStep, dataset: Any) -> None:
         """The last step is done; members are compared on held-out sequences by number."""
-        self._tell(reached=step, **members_lose(steps, dataset))
+        self._tell(reached=step, **member_losses(steps, dataset))
 
     def _tell(self, **facts: Any) -> None:
         self.facts |= facts
@@ -82,7 +82,7 @@ def link(folder: Path, place: Path) -> None:
     shutil.copytree(folder, place, copy_function=os.link)
 
 
-def members_lose(steps: FamilyStep, dataset: Any) -> dict[str, Any]:
+def member_losses(steps: FamilyStep, dataset: Any) -> dict[str, Any]:
     """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
     mask_bl = torch.ones(tokens_bl.shape, device=tokens_bl.device)

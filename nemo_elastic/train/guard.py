@@ -32,13 +32,13 @@ class Guard:
         self.in_a_row = 0
         self._skip = False
 
-    def look(self, named: Sequence[Named]) -> None:
+    def check_gradients(self, named: Sequence[Named]) -> None:
         """Look at the reduced gradients of this rank's parameters, which come from the input to the output.
 
         Where one is not finite, or a loss is not, the step is skipped or the run stopped, as the block says.
         """
         here = torch.stack([self._not_finite(named), self._counted(named)])
-        not_finite, counted = self.host.anywhere(here)
+        not_finite, counted = self.host.positive_on_any_rank(here)
         self._skip = not_finite or not counted
         if not not_finite:
             self.in_a_row = 0
@@ -57,7 +57,7 @@ class Guard:
             print(f"  {line}; this step is skipped (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
-        """An optimizer's step that leaves weights and moments as they are where `look` found one to skip."""
+        """An optimizer's step that changes nothing where `check_gradients` found one to skip."""
 
         def guarded() -> Any:
             return skipped if self._skip else step()

@@ -123,11 +123,11 @@ class Host(Protocol):
         """Micro-batches of a step on each rank."""
         ...
 
-    def agree(self, t: torch.Tensor) -> torch.Tensor:
+    def sum_over_data_ranks(self, t: torch.Tensor) -> torch.Tensor:
         """The sum over the ranks that see other data, the same bits on all ranks of the run."""
         ...
 
-    def anywhere(self, here: torch.Tensor) -> list[bool]:
+    def positive_on_any_rank(self, here: torch.Tensor) -> list[bool]:
         """Of each of some numbers [n], whether it is above zero on any rank of the run."""
         ...
 

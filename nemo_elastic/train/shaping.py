@@ -106,7 +106,7 @@ def _measured(family: FamilyTraining, host: Host) -> Ranking:
         host.sequences(samples, host.micro_batch_size),
         RankOptions.of(family.config, family.parent),
         progress=lambda phase, done, total: _show(host, f"ranking: {phase} {done}/{total or '?'}", done, total, 4),
-        reduce=host.agree,
+        reduce=host.sum_over_data_ranks,
         provenance={"sequences": samples, "length": host.seq_length},
         shards=host.shards(),
     )
@@ -172,7 +172,7 @@ def _first_batches(host: Host, sequences: int) -> tuple[list[Rows], float]:
 
 
 def _agreed(host: Host, batches: Sequence[Rows], number: float) -> float:
-    return float(host.agree(torch.tensor(number, dtype=torch.float64, device=batches[0].ids_bl.device)))
+    return float(host.sum_over_data_ranks(torch.tensor(number, dtype=torch.float64, device=batches[0].ids_bl.device)))
 
 
 def freeze_members(family: FamilyTraining, host: Host, out: Path, step: int) -> None:

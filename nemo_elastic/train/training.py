@@ -23,7 +23,7 @@ from .seam import Host, Output
 
 
 @dataclass(frozen=True)
-class Ran:
+class MicroBatchRecord:
     """What a micro-batch ran of one budget.
 
     Attributes:
@@ -57,7 +57,7 @@ class FamilyTraining:
             raise bad("stage_steps", steps, "at least 1")
         self.config, self.stage, self.steps = config, stage, steps
         self.sampler = BudgetSampler(config.weights(), config.seed, stage)
-        self.ran: list[Ran] = []
+        self.ran: list[MicroBatchRecord] = []
         self.last_router: dict[str, Any] = {}
         self._sampled = (-1, 0)  # (step, micro-batches sampled in it)
 
@@ -127,7 +127,7 @@ class FamilyTraining:
         labels: torch.Tensor,
         mask: torch.Tensor,
         documents: Documents | None = None,
-    ) -> tuple[torch.Tensor, Ran]:
+    ) -> tuple[torch.Tensor, MicroBatchRecord]:
         """Loss of one micro-batch, summed over its tokens, the router's included.
 
         Args:
@@ -141,7 +141,7 @@ class FamilyTraining:
         count, teacher = mask.sum(), self.teacher_of(host, tokens, sample, documents)
         student = host.student(tokens, sample.choice, documents)
         loss, _ = host.loss(self.config.distill, student, teacher, labels, mask)
-        ran = self.remember(sample, loss.detach(), count)
+        ran = self.record(sample, loss.detach(), count)
         return loss if sample.router_loss is None else loss + sample.router_loss.float() * count, ran
 
     def teacher_of(
@@ -149,12 +149,14 @@ class FamilyTraining:
     ) -> Output | None:
         """The teacher's output, where the budget is compared with one: the whole model does not teach itself."""
         distill = self.config.distill
-        taught = distill.teacher == "frozen" or (distill.taught and sample.budget > 0)
+        taught = distill.teacher == "frozen" or (distill.has_teacher and sample.budget > 0)
         return host.teacher(tokens, documents) if taught else None
 
-    def remember(self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None) -> Ran:
+    def record(
+        self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None
+    ) -> MicroBatchRecord:
         """Keep what the last sampled micro-batch ran, for `Guard` and the log."""
-        ran = Ran(self.micro_batch, sample.budget, loss, count)
+        ran = MicroBatchRecord(self.micro_batch, sample.budget, loss, count)
         self.ran.append(ran)
         return ran
 

@@ -51,7 +51,7 @@ BLOCK: dict[str, Any] = {
 def test_a_loss_is_a_teacher_and_terms(given: dict, teacher: str, taught: dict | None, alone: dict | None) -> None:
     distill = ElasticConfig.from_dict(BLOCK | {"distill": given}).distill
     assert distill.teacher == teacher
-    assert distill.taught == (taught is not None)
+    assert distill.has_teacher == (taught is not None)
     for which, terms in ((True, taught), (False, alone)):
         assert terms is None or distill.of(which) == terms
     assert type(distill)(**asdict(distill)) == distill

@@ -126,7 +126,9 @@ def ranked(model: Any, ranks: Ranks, samples: torch.Tensor) -> dict[str, Any]:
     host = MegatronHost(model.state, model)
     own = ranks.share(samples, dist.get_rank())
     with cuda_as_cpu(), torch.no_grad():
-        actual = rank(host.layers(), ranks.parent, rows_of(own), RANKED, reduce=host.agree, shards=host.shards())
+        actual = rank(
+            host.layers(), ranks.parent, rows_of(own), RANKED, reduce=host.sum_over_data_ranks, shards=host.shards()
+        )
         before = model(own, None, None)
         host.sort(actual)
         return {

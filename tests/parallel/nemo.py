@@ -212,7 +212,7 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     whole["labels"] = whole["tokens"]
     rows = {name: t.split(model.host.micro_batch_size, 1)[own] for name, t in whole.items()}
     sums = model.steps.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
-    means = sums[:, KL_SUM if model.elastic_config.distill.taught else CE_SUM] / sums[:, TOKENS]
+    means = sums[:, KL_SUM if model.elastic_config.distill.has_teacher else CE_SUM] / sums[:, TOKENS]
     return {b.name: [loss] for b, loss in zip(model.elastic_config.budgets, means.tolist(), strict=True)}
 
 

@@ -99,7 +99,7 @@ def loss_peak(model: Any, distill: DistillConfig, tokens: int) -> int:
     hidden = torch.randn(shape, dtype=torch.bfloat16).requires_grad_()
     labels = torch.zeros(1, tokens, dtype=torch.long)
     with cuda_as_cpu(), Peak() as peak:
-        teacher = None if not distill.taught else (model, torch.randn(shape, dtype=torch.bfloat16))
+        teacher = None if not distill.has_teacher else (model, torch.randn(shape, dtype=torch.bfloat16))
         loss, _ = distill_loss(distill, (model, hidden), teacher, labels)
         loss.backward()
     return peak.most

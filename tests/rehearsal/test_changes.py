@@ -98,7 +98,7 @@ def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(tmp_path: Path) 
 
 
 def test_layouts_are_divided_alike() -> None:
-    from nemo_elastic.rehearsal.short import halved
+    from nemo_elastic.rehearsal.short import scaled_layouts
 
     first = families.family("nemotron_elastic_9b").layout(1, PAPER, 128, "h100")
 
@@ -108,7 +108,7 @@ def test_layouts_are_divided_alike() -> None:
             replace(first, tensor=t, pipeline=p, context=math.prod(c), data=128 // (t * p * math.prod(c)), **own)
             for t, p, *c in sizes
         ]
-        return [str(layout) for layout in halved(layouts, ranks)]
+        return [str(layout) for layout in scaled_layouts(layouts, ranks)]
 
     assert over(4, (4, 1), (2, 1)) == ["TP4 PP1 DP1 SP", "TP2 PP1 DP2 SP"]
     assert over(4, (4, 1), (4, 1)) == ["TP2 PP1 DP2 SP", "TP2 PP1 DP2 SP"]
@@ -118,7 +118,7 @@ def test_layouts_are_divided_alike() -> None:
 
 
 def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
-    from nemo_elastic.rehearsal.short import halved
+    from nemo_elastic.rehearsal.short import scaled_layouts
 
     first = families.family("nemotron_elastic_9b").layout(1, PAPER, 128, "h100")
     shared = replace(first, tensor=2, context=1, sequence_parallel=True, recompute=False, expert=8)
@@ -127,7 +127,7 @@ def test_experts_are_shared_over_as_many_ranks_as_are_left() -> None:
         1: ["TP1 PP1 DP1 EP1", "TP1 PP1 DP1 EP1"],
         4: ["TP2 PP2 DP1 EP2 SP", "TP2 PP1 DP2 EP4 SP"],
     }
-    assert {ranks: [str(layout) for layout in halved(whole, ranks)] for ranks in wanted} == wanted
+    assert {ranks: [str(layout) for layout in scaled_layouts(whole, ranks)] for ranks in wanted} == wanted
 
 
 def test_ranks_that_no_layout_takes_are_refused() -> None:

@@ -242,7 +242,7 @@ def test_a_cut_that_loses_no_number_is_seen(monkeypatch: pytest.MonkeyPatch, los
 
     config = SimpleNamespace(distill=SimpleNamespace(quantize=None))
     where: Any = SimpleNamespace(dir=Path(), config=config, text=lambda: (None, None, {"8b": 1.0, "4b": 1.0}))
-    monkeypatch.setattr(findings, "lose_alone", lambda *_: losses)
+    monkeypatch.setattr(findings, "cut_losses", lambda *_: losses)
     monkeypatch.setattr(findings, "lose_in_transformers", lambda *_: (losses, ""))
     assert findings.members_cut(where).ok is False and findings.in_transformers(where).ok is False
 

@@ -45,12 +45,12 @@ def test_a_step_of_which_no_token_counts_is_left_out(capsys: pytest.CaptureFixtu
         for weight in counted:
             mask = torch.full((2, 16), float(weight))
             loss, ran = family.loss(host, family.next_sample(host), DATA[:2], DATA[2:], mask)
-            (loss * host.factor(mask.sum())).backward()
+            (loss * host.gradient_scale(mask.sum())).backward()
             assert torch.isfinite(loss) and (ran.budget, bool(ran.loss > 0)) == (1, bool(weight))
         grads = [p.grad for _, p in named if p.grad is not None]
         assert all(torch.isfinite(grad).all() for grad in grads)
         assert any(bool(grad.any()) for grad in grads) is any(counted)
-        guard.look(named)
+        guard.check_gradients(named)
         step()
     assert taken == [1, 2]
     line = "  training: step 0: no rank has a token that counts in the loss; this step is skipped\n"
@@ -63,12 +63,12 @@ def test_as_many_steps_as_the_block_says_are_skipped_in_a_row(capsys: pytest.Cap
     family.loss(host, family.next_sample(host), DATA[:2], DATA[2:], torch.ones(2, 16))
     for value in (float("inf"), 1.0, float("nan")):
         head.grad = torch.full_like(head, value)
-        guard.look([("lm_head.weight", head)])
+        guard.check_gradients([("lm_head.weight", head)])
         taken.append(guard.guarded(lambda: True, skipped=False)())
     assert taken == [False, True, False]
     assert capsys.readouterr().out.count("this step is skipped (elastic.nonfinite.action: skip)") == 2
     with pytest.raises(ElasticError, match=r"the last of 2 such steps \(elastic.nonfinite.limit\)"):
-        guard.look([("lm_head.weight", head)])
+        guard.check_gradients([("lm_head.weight", head)])
 
 
 @pytest.mark.parametrize(("where", "says"), [
@@ -91,4 +91,4 @@ def test_the_first_cause_of_what_is_not_finite_is_named(
     if where != "loss":
         head.grad[0, 0] = float("inf")
     with pytest.raises(ElasticError, match=says):
-        Guard(family, host).look([*host.model.named_parameters()])
+        Guard(family, host).check_gradients([*host.model.named_parameters()])

@@ -148,9 +148,9 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
             group["lr"] = optim.lr_scheduler.router_lr * shares[1] if i == 2 else peak * shares[0]
         for _, tokens, labels, mask in [b for b in seen["batches"] if b[0] == host.step]:
             loss, ran = family.loss(host, family.next_sample(host), tokens, labels, mask)
-            (loss * host.factor(mask.sum())).backward()
+            (loss * host.gradient_scale(mask.sum())).backward()
             losses.append([host.step, ran.budget, float(ran.loss), float(loss.detach())])
-        guard.look([*host.model.named_parameters(), *learned.items()])
+        guard.check_gradients([*host.model.named_parameters(), *learned.items()])
         for parameters in (list(host.model.parameters()), list(learned.values())):
             torch.nn.utils.clip_grad_norm_(parameters, optim.config.clip_grad)
         guard.guarded(optimizer.step)()

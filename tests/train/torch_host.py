@@ -59,7 +59,7 @@ class TorchHost:
             each = each + terms.get("reverse_kl", 0) * (logq.exp() * (logq - logp)).sum(-1)
         return (each if weights is None else each * weights).sum(), each.detach()
 
-    def factor(self, tokens: torch.Tensor) -> torch.Tensor:
+    def gradient_scale(self, tokens: torch.Tensor) -> torch.Tensor:
         """What a micro-batch's loss is multiplied by before its backward pass, which is the trainer's."""
         return 1 / tokens.clamp(min=1) / self.micro_batches
 
@@ -81,10 +81,10 @@ class TorchHost:
     def evaluating(self) -> Any:
         return torch.no_grad()
 
-    def agree(self, t: torch.Tensor) -> torch.Tensor:
+    def sum_over_data_ranks(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def anywhere(self, here: torch.Tensor) -> list[bool]:
+    def positive_on_any_rank(self, here: torch.Tensor) -> list[bool]:
         return (here > 0).tolist()
 
     def gather(self, value: Any) -> list[Any]:

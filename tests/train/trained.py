@@ -66,7 +66,7 @@ class Trained:
                 sample = family.next_sample(host)
                 self.choices.append(sample.choice)
                 loss, _ = family.loss(host, sample, rows[:, :-1], rows[:, 1:], mask)
-                (loss * host.factor(mask.sum())).backward()
+                (loss * host.gradient_scale(mask.sum())).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
             host.step += 1

@@ -166,7 +166,7 @@ def _model(own: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
             own.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
     own.put("model.seq_length", own.get("length"), "that of the data")
     _mark_stages(own)
-    if own.ranks("pipeline") > 1 and block.distill.taught:
+    if own.ranks("pipeline") > 1 and block.distill.has_teacher:
         why = "stages pass on the teacher's hidden states beside the student's"
         own.put("model.variable_seq_lengths", True, why)
         model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not

@@ -53,7 +53,7 @@ class BridgeRecipe(Recipe):
         "recompute method": "model.recompute_method",
         "recompute layers": "model.recompute_num_layers",
         "per token": "model.calculate_per_token_loss",
-        "average in collective": "ddp.average_in_collective",
+        "average_in_collective": "ddp.average_in_collective",
         "sequence_parallel": "model.sequence_parallel",
         "balancing": "model.moe_router_load_balancing_type",
         "device": "dist.distributed_backend",
@@ -70,9 +70,9 @@ class BridgeRecipe(Recipe):
         "data": "dataset",
         "length": "dataset.seq_length",
         "split": "dataset.split",
-        "resets": "dataset.reset_position_ids",
+        "reset_position_ids": "dataset.reset_position_ids",
         "workers": "dataset.num_workers",
-        "workers stay": "dataset.persistent_workers",
+        "persistent_workers": "dataset.persistent_workers",
         "save every": "checkpoint.save_interval",
         "validate every": "validation.eval_interval",
         "validation batches": "validation.eval_iters",
@@ -130,7 +130,7 @@ class BridgeRecipe(Recipe):
             raise self.bad(
                 "dataset.dataloader_type", f"single, cyclic or batch, because this stage finds shapes; {own}"
             )
-        resets = self.get("resets")
+        resets = self.get("reset_position_ids")
         if block.data.documents == APART and resets:
             if self.made.tokenizer.tokenizer_type == PLACEHOLDER:
                 allowed = "the data's own tokenizer, whose end token separates documents"

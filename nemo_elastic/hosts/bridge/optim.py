@@ -116,7 +116,7 @@ def watch_optimizer(model: list[Any], optimizer: Any, guard: Guard | None, clip:
         reduce_router(chunks)
         out = finalize(chunks, *args, **kwargs)
         if guard is not None:
-            guard.look(list(trained(chunks)))
+            guard.check_gradients(list(trained(chunks)))
         return out
 
     config.finalize_model_grads_func = finalize_model_grads

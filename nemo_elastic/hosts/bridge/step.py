@@ -21,7 +21,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
-from nemo_elastic.megatron.compat import named_parameters, with_names
+from nemo_elastic.megatron.compat import named_parameters, with_globals
 from nemo_elastic.megatron.family_step import FamilyStep, report_of
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
@@ -33,7 +33,7 @@ from nemo_elastic.train.training import FamilyTraining
 #: what Bridge's log calls the loss
 LOSS = "lm loss"
 #: Bridge's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
-whole_batch = with_names(
+whole_batch = with_globals(
     get_batch,
     get_batch_on_this_cp_rank=lambda batch, **_: batch,
     _partition_packed_batch_for_cp=lambda batch, _: batch,
@@ -198,7 +198,7 @@ class ElasticStep:
             total, each = report_of(ran, tokens, len(self.family.config.budgets))
             self.totals.append(total)
             self.each.append(each)
-            return *self.host.counted(loss, batch["loss_mask"]), {LOSS: total}
+            return *self.host.loss_and_tokens(loss, batch["loss_mask"]), {LOSS: total}
 
         return loss, report
 

@@ -61,11 +61,11 @@ class Checkpoints(ABC):
         """The file that stands beside a checkpoint as long as it is written."""
 
     @abstractmethod
-    def differs(self, checkpoint: Path, weights: bool) -> str | None:
+    def metadata_problem(self, checkpoint: Path, weights: bool) -> str | None:
         """How what is there differs from its own metadata, as far as no error says so; see `problem`."""
 
     @abstractmethod
-    def aside(self, checkpoint: Path) -> str:
+    def damaged_name(self, checkpoint: Path) -> str:
         """The name of a damaged one: the host neither finds it under that nor removes it."""
 
     def step(self, checkpoint: Path) -> int:
@@ -91,7 +91,7 @@ class Checkpoints(ABC):
         try:
             if self.mark(checkpoint).exists():
                 return _CUT_SHORT
-            return _wrong_file(checkpoint) or self.differs(checkpoint, weights)
+            return _wrong_file(checkpoint) or self.metadata_problem(checkpoint, weights)
         except (ElasticError, OSError) as exc:
             return str(exc).removeprefix(f"{checkpoint}/")
 
@@ -190,7 +190,7 @@ class Checkpoints(ABC):
             folder: of the run's checkpoints. One rank calls it, when all know what they start from.
         """
         for checkpoint in self.broken(folder):
-            names = (checkpoint.with_name(f"{self.aside(checkpoint)}{n or ''}") for n in range(1000))
+            names = (checkpoint.with_name(f"{self.damaged_name(checkpoint)}{n or ''}") for n in range(1000))
             checkpoint.rename(next(name for name in names if not name.exists()))
 
     def superseded(self, folder: Path, kept: int) -> list[Path]:
@@ -239,10 +239,10 @@ class NemoCheckpoints(Checkpoints):
     def mark(self, checkpoint: Path) -> Path:
         return checkpoint.with_name(f"{checkpoint.name}-unfinished")
 
-    def differs(self, checkpoint: Path, weights: bool) -> None:
+    def metadata_problem(self, checkpoint: Path, weights: bool) -> None:
         check_harmless(checkpoint)
 
-    def aside(self, checkpoint: Path) -> str:
+    def damaged_name(self, checkpoint: Path) -> str:
         return f"{checkpoint.name}-damaged"
 
 
@@ -271,7 +271,7 @@ class BridgeCheckpoints(Checkpoints):
     def half_written(self, folder: Path) -> list[Path]:
         return [path for path in _iterations(folder) if not self.is_finished(path)]
 
-    def differs(self, checkpoint: Path, weights: bool) -> str | None:
+    def metadata_problem(self, checkpoint: Path, weights: bool) -> str | None:
         if weights:
             check_harmless(weights_folder(checkpoint), only_weights=True)
             return None
@@ -284,7 +284,7 @@ class BridgeCheckpoints(Checkpoints):
         check_harmless(checkpoint, only_weights=True)
         return None
 
-    def aside(self, checkpoint: Path) -> str:
+    def damaged_name(self, checkpoint: Path) -> str:
         return f"damaged_{checkpoint.name}"
 
     def clear(self, folder: Path, start: Path | None) -> None:

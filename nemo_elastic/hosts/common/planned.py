@@ -197,13 +197,13 @@ class PlannedFamily(ABC):
             "sequence_parallel": layout is not None and layout.sequence_parallel,
         }
         if run.workers is not None:
-            fields |= {"workers": run.workers, "workers stay": run.workers > 0}
+            fields |= {"workers": run.workers, "persistent_workers": run.workers > 0}
         if parent.has(EXPERTS):
             fields |= {"expert": layout.expert if layout else ranking_experts(parent, gpus), "expert tensor": 1}
         if layout is not None and layout.recompute:
             fields |= {"recompute": "full", "recompute method": "uniform", "recompute layers": 1}
         if run.chat and fields["context"] > 1:  # a rank may have no token that counts
-            fields |= {"per token": True, "average in collective": False}
+            fields |= {"per token": True, "average_in_collective": False}
         recipe.fill(fields)
 
     def run_of(

@@ -178,7 +178,7 @@ def _check_experts(recipe: Recipe, parent: Parent) -> None:
 def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
     """Raise where ranks cannot share sequences, or the data has none, or does not say where documents begin."""
     # packed data has no such field: it carries its bounds
-    if block.data.documents == APART and recipe.get("resets") is False:
+    if block.data.documents == APART and recipe.get("reset_position_ids") is False:
         raise bad("elastic.data.documents", APART, f"joined, or {recipe.at('resets')}: true, which marks the "
                   "beginnings of documents")  # fmt: skip
     length, context = recipe.get("length"), recipe.ranks("context")
@@ -190,7 +190,7 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
         raise recipe.bad("length", f"a multiple of {what}")
     if context > 1 and recipe.answers:
         why = "if ranks share conversations, because a rank's share may have no tokens that count"
-        for name, wanted in (("per token", True), ("average in collective", False)):
+        for name, wanted in (("per token", True), ("average_in_collective", False)):
             if bool(recipe.get(name)) is not wanted:
                 raise recipe.bad(name, f"{str(wanted).lower()} {why}")
     if length % tensor:

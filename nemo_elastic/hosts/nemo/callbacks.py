@@ -20,7 +20,7 @@ from nemo.utils.app_state import AppState
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
-from nemo_elastic.hosts.nemo.checkpoint.resume import ending_line, settle
+from nemo_elastic.hosts.nemo.checkpoint.resume import correct_exit_code, ending_line
 from nemo_elastic.io.write import is_temporary
 from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
 from nemo_elastic.megatron.megatron_host import check_pipeline, twice_as_wide
@@ -63,7 +63,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Say in one line, before any traceback, who stops and what the next start goes on from."""
-        settle(trainer, exception)
+        correct_exit_code(trainer, exception)
         if not isinstance(exception, ElasticError):
             print(ending_line(trainer, exception), file=sys.stderr, flush=True)
 
@@ -172,7 +172,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
             validate(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        settle(trainer, exception)
+        correct_exit_code(trainer, exception)
 
     def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
         if trainer.is_global_zero:

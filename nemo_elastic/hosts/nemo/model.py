@@ -21,7 +21,7 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_rows
 from nemo_elastic.megatron.choice import ElasticState
-from nemo_elastic.megatron.compat import with_names
+from nemo_elastic.megatron.compat import with_globals
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_of
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
@@ -41,7 +41,7 @@ from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 
 #: NeMo's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
-_whole_batch = with_names(gpt_data_step, get_batch_on_this_cp_rank=lambda batch: batch)
+_whole_batch = with_globals(gpt_data_step, get_batch_on_this_cp_rank=lambda batch: batch)
 
 
 class NemoHost(MegatronHost):
@@ -297,7 +297,7 @@ class ElasticMambaModel(llm.MambaModel):
         rows = batch["tokens"], batch["labels"], batch["loss_mask"]
         loss, ran = self.family.loss(self.host, self.next_sample(), *rows, batch.get("documents"))
         batch["elastic"] = ran
-        loss, batch["counted"] = self.host.counted(loss, batch["loss_mask"])
+        loss, batch["counted"] = self.host.loss_and_tokens(loss, batch["loss_mask"])
         return loss
 
     @property

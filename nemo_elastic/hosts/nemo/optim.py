@@ -52,7 +52,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
         reduce_router(models)
         out = super().finalize_model_grads(*args, **kwargs)
         if self.guard is not None:
-            self.guard.look(list(trained(models)))
+            self.guard.check_gradients(list(trained(models)))
         return out
 
 

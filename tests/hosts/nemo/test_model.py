@@ -14,7 +14,7 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
-from nemo_elastic.train.training import FamilyTraining, Ran
+from nemo_elastic.train.training import FamilyTraining, MicroBatchRecord
 from tests.megatron.models import start
 
 pytestmark = pytest.mark.nemo
@@ -101,7 +101,8 @@ def test_megatron_divides_its_loss_as_a_loss_per_token_that_nemo_masks() -> None
     each_bs.requires_grad_()
     want, want_report = scheduled(MaskedTokenLossReduction(), each_bs, {"loss_mask": mask_bs})
     loss = (each_bs * mask_bs).sum()
-    ours = {"loss_mask": mask_bs, "elastic": Ran(0, 1, loss.detach()), "counted": mask_bs.sum().to(torch.int)}
+    record = MicroBatchRecord(0, 1, loss.detach())
+    ours = {"loss_mask": mask_bs, "elastic": record, "counted": mask_bs.sum().to(torch.int)}
     got, report = scheduled(ElasticLossReduction(3), loss, ours)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(report[0]["loss_sum_and_ub_size"], want_report[0]["loss_sum_and_ub_size"].float())

@@ -18,7 +18,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.router import Router
 from nemo_elastic.search import Space
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.training import FamilyTraining, Ran
+from nemo_elastic.train.training import FamilyTraining, MicroBatchRecord
 from recipes.families import family
 from tests.support.models import start
 from tests.workers import ROOT
@@ -79,7 +79,7 @@ def test_neither_the_model_nor_the_router_is_clipped_by_the_norm_of_the_other() 
         model.zero_grad_buffer()
         loss = core.weight.float().sum() * NORM / 8 + SMALL * sum(p.sum() for p in router)
         loss.backward()
-        training.ran = [Ran(0, 0, None, torch.ones(()))]  # a token counts: the step is taken
+        training.ran = [MicroBatchRecord(0, 0, None, torch.ones(()))]  # a token counts: the step is taken
         optim.finalize_model_grads([model])
         _, norm, _ = wrapped.mcore_optimizer.step()
     assert norm == pytest.approx(NORM, rel=1e-3)

@@ -32,7 +32,7 @@ from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.hosts.common.checkpoints import NEMO, on_first, report, write_list
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "ending_line", "folder_of", "settle"]
+__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "correct_exit_code", "ending_line", "folder_of"]
 
 #: exit code of a training that was stopped where no checkpoint holds what it had reached: what a shell says of SIGTERM
 TERMINATED = 143
@@ -191,7 +191,7 @@ class StopInTime(PreemptionCallback):
         raise Stopped(self.code if is_saved(trainer) else TERMINATED)
 
 
-def settle(trainer: pl.Trainer, exception: BaseException) -> None:
+def correct_exit_code(trainer: pl.Trainer, exception: BaseException) -> None:
     """Give a SystemExit that passes for success, though the training has not ended, the exit code that is true."""
     if isinstance(exception, SystemExit) and not exception.code and not isinstance(exception, Stopped):
         exception.code = STOPPED if is_saved(trainer) else TERMINATED
