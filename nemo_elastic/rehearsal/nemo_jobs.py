@@ -8,7 +8,7 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 from typing import Any
 
 import lightning.pytorch as pl
-import nemo_run as run
+import nemo_run
 from nemo.lightning.io import IOMixin
 
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
@@ -42,22 +42,22 @@ class NemoWatch(pl.Callback, IOMixin):
         self.watch.end(trainer.global_step, pl_module.steps, trainer.val_dataloaders.dataset)
 
 
-def parent_recipe(family: FamilyRecipe, own: CurriculumRun) -> run.Partial:
+def parent_recipe(family: FamilyRecipe, run: CurriculumRun) -> nemo_run.Partial:
     """The narrow parent's training for a moment, by NeMo's own recipe of it."""
-    recipe = family.stock_recipe("parent", own)
+    recipe = family.stock_recipe("parent", run)
     recipe.model.config.mamba_stack_spec = elastic_stack_spec
     recipe.trainer.callbacks = []
     recipe.trainer.strategy.ddp.overlap_grad_reduce = False
     return recipe
 
 
-def watched(job: run.Partial, out: str, stop_after: int | None) -> run.Partial:
+def watched(job: nemo_run.Partial, out: str, stop_after: int | None) -> nemo_run.Partial:
     """A stage that writes down what it starts and ends with, see `Watch`."""
     job = job.clone()
-    job.trainer.callbacks = [*job.trainer.callbacks, run.Config(NemoWatch, out=out, stop_after=stop_after)]
+    job.trainer.callbacks = [*job.trainer.callbacks, nemo_run.Config(NemoWatch, out=out, stop_after=stop_after)]
     return job
 
 
-def task(family: FamilyRecipe, built: run.Partial, job: str, own: CurriculumRun) -> run.Partial:
+def task(family: FamilyRecipe, built: nemo_run.Partial, job: str, run: CurriculumRun) -> nemo_run.Partial:
     """What each process of a job calls."""
     return built

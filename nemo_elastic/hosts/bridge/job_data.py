@@ -24,37 +24,37 @@ HELD_OUT = 8
 WORKERS = 8
 
 
-def set_data(config: Any, job: str, own: CurriculumRun, replicas: int) -> None:
+def set_data(config: Any, job: str, run: CurriculumRun, replicas: int) -> None:
     """Give a container the data of a job, as Bridge reads them.
 
     Args:
         config: Bridge's container.
         job: of the run.
-        own: the run.
+        run: of the curriculum.
         replicas: ranks that read different data.
 
     Raises:
         ElasticError: weights before some of the data alone.
     """
-    if own.chat:
-        config.dataset = _chats(job, own)
+    if run.chat:
+        config.dataset = _chats(job, run)
         # a micro-batch of each rank, some of few ranks: fewer conversations are held out than a step may train on
-        each = max(1, HELD_OUT // replicas) * own.stage(job).micro_batch_size
+        each = max(1, HELD_OUT // replicas) * run.stage(job).micro_batch_size
         config.validation.eval_global_batch_size = replicas * each
     else:
         if not isinstance(config.dataset, GPTDatasetConfig):  # a recipe of prompts and answers
             config.dataset = _no_text(config.dataset.seed)
-        _text(config.dataset, job, own)
+        _text(config.dataset, job, run)
 
 
-def _text(dataset: Any, job: str, own: CurriculumRun) -> None:
-    data = splits_of(own.text(job))
+def _text(dataset: Any, job: str, run: CurriculumRun) -> None:
+    data = splits_of(run.text(job))
     if isinstance(data, dict):
         dataset.blend, dataset.split = None, None
         dataset.blend_per_split = [_blend(data[split]) for split in SPLITS]
     else:
         dataset.blend, dataset.split = _blend(data), SPLIT
-    dataset.path_to_cache = os.path.join(own.dir, "index")
+    dataset.path_to_cache = os.path.join(run.dir, "index")
     # nothing reads it, and at 49152 tokens each micro-batch would have one of 2.4 GB
     dataset.create_attention_mask = False
 
@@ -64,9 +64,9 @@ def _no_text(seed: int) -> GPTDatasetConfig:
     return GPTDatasetConfig(random_seed=seed, seq_length=1, dataloader_type="single", **resets)
 
 
-def _chats(job: str, own: CurriculumRun) -> GPTSFTDatasetConfig:
+def _chats(job: str, run: CurriculumRun) -> GPTSFTDatasetConfig:
     """Packed conversations, of which answers count; as often as the stage takes."""
-    folder, stage = chat_folder(own, job, PARQUET), own.stage(job)
+    folder, stage = chat_folder(run, job, PARQUET), run.stage(job)
     specs = PackedSequenceSpecs(packed_sequence_size=stage.seq_length)
     for name, file in packed_files(folder, PARQUET).items():
         setattr(specs, name, file)  # its constructor asks for files that a cluster may have alone

@@ -17,20 +17,20 @@ from .curriculum_run import CurriculumRun
 __all__ = ["chat_folder", "packed_files"]
 
 
-def chat_folder(own: CurriculumRun, job: str, packed: str) -> str:
+def chat_folder(run: CurriculumRun, job: str, packed: str) -> str:
     """The folder that a job of a run reads. One that only a cluster has is judged by its name alone.
 
     Args:
-        own: the run.
+        run: of the curriculum.
         job: that runs a model.
         packed: `npy` or `parquet`, as its host reads it.
 
     Raises:
         ElasticError: not one folder, or one of sequences of another length or kind.
     """
-    length, plan = own.stage(job).seq_length, own.curriculum
+    length, plan = run.stage(job).seq_length, run.curriculum
     of_its_own = length != plan.stage1.seq_length
-    name, data = ("long_data", own.long_data) if of_its_own else ("data", own.text(job))
+    name, data = ("long_data", run.long_data) if of_its_own else ("data", run.text(job))
     wanted = f"--seq-length {length} --packed {packed}"
     entries = [] if isinstance(data, (str, Mapping)) else list(data or ())
     if len(entries) != 1 or not isinstance(entries[0], str):

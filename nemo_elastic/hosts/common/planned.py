@@ -102,11 +102,11 @@ class PlannedFamily(ABC):
     # ------------------------------------------------------------------ what a host adds
 
     @abstractmethod
-    def checkpoint_of(self, job: str, run: CurriculumRun, /) -> str:
+    def checkpoint_of(self, job: str, run: CurriculumRun) -> str:
         """The checkpoint that a job leaves: parent (its own training), rank, stage1 and so on."""
 
     @abstractmethod
-    def stock_recipe(self, job: str, run: CurriculumRun, /) -> Any:
+    def stock_recipe(self, job: str, run: CurriculumRun) -> Any:
         """The host's recipe of the parent for a job, not yet elastic; without a layout GPUs share nothing but experts.
 
         Raises:
@@ -114,7 +114,7 @@ class PlannedFamily(ABC):
         """
 
     @abstractmethod
-    def elastic(self, recipe: Any, job: str, run: CurriculumRun, /) -> Any:
+    def elastic(self, recipe: Any, job: str, run: CurriculumRun) -> Any:
         """Turn a stock recipe into the ranking or a stage of a run.
 
         Raises:
@@ -130,7 +130,7 @@ class PlannedFamily(ABC):
         """Every setting of a job by its dotted name."""
 
     @abstractmethod
-    def task(self, built: Any, job: str, run: CurriculumRun, /) -> nemo_run.Partial:
+    def task(self, built: Any, job: str, run: CurriculumRun) -> nemo_run.Partial:
         """What each process of a job calls."""
 
     @staticmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import fiddle
-import nemo_run as run
+import nemo_run
 import torch
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
@@ -54,7 +54,7 @@ class FamilyRecipe(PlannedFamily):
         weights = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plugin.params_dtype]
         return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
-    def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
+    def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
         """Rank the parent, sort its weights and search a shape for every budget, on one node.
 
         Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
@@ -64,7 +64,7 @@ class FamilyRecipe(PlannedFamily):
         """
         return self.build("rank", self.run_of(parent, data, dir, **named))
 
-    def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
+    def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
         """Stage 1 on short sequences. Needs the ranking.
 
         Args:
@@ -75,63 +75,63 @@ class FamilyRecipe(PlannedFamily):
         """
         return self.build("stage1", self.run_of(parent, data, dir, **named))
 
-    def stage2_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> run.Partial:
+    def stage2_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
         """Stage 2: the same members at a longer context. Needs the end of stage 1.
 
         Args, Raises: as `stage1_recipe`.
         """
         return self.build("stage2", self.run_of(parent, data, dir, **named))
 
-    def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> run.Partial:
+    def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> nemo_run.Partial:
         """Cut every member out of the end of stage 2, see `slicing.family_folder.slice_family`."""
-        return run.Partial(slice_family, **self.slicing(self.run_of("", (), dir, curriculum=curriculum)))
+        return nemo_run.Partial(slice_family, **self.slicing(self.run_of("", (), dir, curriculum=curriculum)))
 
-    def checkpoint_of(self, job: str, own: CurriculumRun) -> str:
+    def checkpoint_of(self, job: str, run: CurriculumRun) -> str:
         if job == "rank":
-            return os.path.join(own.folder(job), "checkpoints", "ranked")
-        return end_of(own.folder(job), own.stage(job).max_steps)
+            return os.path.join(run.folder(job), "checkpoints", "ranked")
+        return end_of(run.folder(job), run.stage(job).max_steps)
 
-    def recipe_of(self, built: run.Partial) -> NemoRecipe:
+    def recipe_of(self, built: nemo_run.Partial) -> NemoRecipe:
         return NemoRecipe(built)
 
-    def settings(self, built: run.Partial) -> dict[str, Any]:
+    def settings(self, built: nemo_run.Partial) -> dict[str, Any]:
         return settings(built)
 
-    def task(self, built: run.Partial, job: str, own: CurriculumRun) -> run.Partial:
+    def task(self, built: nemo_run.Partial, job: str, run: CurriculumRun) -> nemo_run.Partial:
         return built
 
     @staticmethod
-    def stop_in_time(task: run.Partial, code: int) -> None:
+    def stop_in_time(task: nemo_run.Partial, code: int) -> None:
         stop_in_time(task, code)
 
-    def elastic(self, recipe: run.Partial, job: str, own: CurriculumRun) -> run.Partial:
-        ranked = self.checkpoint_of("rank", own)
+    def elastic(self, recipe: nemo_run.Partial, job: str, run: CurriculumRun) -> nemo_run.Partial:
+        ranked = self.checkpoint_of("rank", run)
         if job == "rank":
-            out = os.path.join(own.folder(job), "elastic")
-            return rank_only(recipe, own.block_of(job), parent=own.parent, out=out, checkpoint=ranked)
+            out = os.path.join(run.folder(job), "elastic")
+            return rank_only(recipe, run.block_of(job), parent=run.parent, out=out, checkpoint=ranked)
         changes = Changes(recipe)
-        options = own.options(job, self.checkpoint_of(f"stage{own.before(job)}", own))
-        change(recipe, own.block_of(job), options, changes)
+        options = run.options(job, self.checkpoint_of(f"stage{run.before(job)}", run))
+        change(recipe, run.block_of(job), options, changes)
         if job == "stage1":
-            recipe.resume = run.Config(
+            recipe.resume = nemo_run.Config(
                 ElasticResume,
                 resume_if_exists=True,
                 resume_ignore_no_checkpoint=True,
                 # there is no optimizer state to go on with: the ranking moved the weights, it did not train them
-                restore_config=run.Config(nl.RestoreConfig, path=ranked, load_optim_state=False),
+                restore_config=nemo_run.Config(nl.RestoreConfig, path=ranked, load_optim_state=False),
             )
         print(changes.text(recipe), flush=True)
         return recipe
 
-    def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
-        nodes, devices = own.machines(job)
+    def stock_recipe(self, job: str, run: CurriculumRun) -> nemo_run.Partial:
+        nodes, devices = run.machines(job)
         recipe = self.stock(name=f"{self.name}-{job}", num_nodes=nodes, num_gpus_per_node=devices)
         trainer = recipe.trainer
-        if own.shape is not None:
-            set_sizes(recipe.model.config, own.shape)
-        if own.tokenizer is not None:
-            recipe.model.tokenizer = run.Config(AutoTokenizer, pretrained_model_name=own.tokenizer)
-        recipe.data = (chats if own.chat else blend)(job, own, recipe.model.tokenizer)
+        if run.shape is not None:
+            set_sizes(recipe.model.config, run.shape)
+        if run.tokenizer is not None:
+            recipe.model.tokenizer = nemo_run.Config(AutoTokenizer, pretrained_model_name=run.tokenizer)
+        recipe.data = (chats if run.chat else blend)(job, run, recipe.model.tokenizer)
         trainer.plugins = [bf16_mixed()]
         # its own ModelCheckpoint gives way to that of `log`, at a place that the next job knows
         trainer.callbacks = [c for c in trainer.callbacks if made_by(c) is not nl.ModelCheckpoint]
@@ -140,63 +140,63 @@ class FamilyRecipe(PlannedFamily):
         # take 4 bytes for each parameter of its shard of the model to write them, and every process 12 of the host's
         trainer.strategy.ckpt_optim_fully_reshardable = True
         trainer.strategy.distrib_optim_fully_reshardable_mem_efficient = True
-        recipe.log = run.Config(
+        recipe.log = nemo_run.Config(
             nl.NeMoLogger,
             name=job,
-            explicit_log_dir=own.folder(job),
-            ckpt=checkpoints(own.save_every),
+            explicit_log_dir=run.folder(job),
+            ckpt=checkpoints(run.save_every),
             tensorboard=tensorboard_logger(name=job),
         )
         recipe.optim = distributed_fused_adam_with_cosine_annealing()
-        self.put(NemoRecipe(recipe), job, own, self.layout_of(job, own))
-        if not own.cuda:
+        self.put(NemoRecipe(recipe), job, run, self.layout_of(job, run))
+        if not run.cuda:
             without_cuda(recipe)
         return recipe
 
 
-def blend(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> run.Config:
+def blend(job: str, run: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> nemo_run.Config:
     """NeMo's pre-training data for a job.
 
     Args:
-        job, own: what reads them.
+        job, run: what reads them.
         tokenizer: its config.
         seed: of the order of samples, which Megatron computes for these lengths and keeps in DIR/index.
 
     Raises:
         ElasticError: no data, or a split is missing.
     """
-    paths = splits_of(own.text(job))
-    return run.Config(
+    paths = splits_of(run.text(job))
+    return nemo_run.Config(
         FolderDataModule,
         paths=paths,
         split=None if isinstance(paths, dict) else SPLIT,
-        num_train_samples=own.stage(job).samples,
+        num_train_samples=run.stage(job).samples,
         tokenizer=tokenizer,
         seed=seed,
-        index_mapping_dir=job_folder(own.dir, "index"),
+        index_mapping_dir=job_folder(run.dir, "index"),
         num_workers=WORKERS,
         persistent_workers=True,
     )
 
 
-def chats(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> run.Config:
+def chats(job: str, run: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> nemo_run.Config:
     """NeMo's fine-tuning data for a job: packed conversations, of which answers count.
 
     Args:
-        job, own: what reads them.
+        job, run: what reads them.
         tokenizer: its config.
         seed: of the order of sequences.
 
     Raises:
         ElasticError: see `chat_folder`.
     """
-    folder, length = chat_folder(own, job, NPY), own.stage(job).seq_length
-    return run.Config(
+    folder, length = chat_folder(run, job, NPY), run.stage(job).seq_length
+    return nemo_run.Config(
         PackedChats,
         dataset_root=folder,
         tokenizer=tokenizer,
         seed=seed,
-        packed_sequence_specs=run.Config(
+        packed_sequence_specs=nemo_run.Config(
             PackedSequenceSpecs, packed_sequence_size=length, **packed_files(folder, NPY)
         ),
         dataset_kwargs={"pad_to_max_length": True},  # as ranks and stages share it
@@ -205,7 +205,7 @@ def chats(job: str, own: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
     )
 
 
-def set_sizes(config: run.Config, parent: Parent) -> None:
+def set_sizes(config: nemo_run.Config, parent: Parent) -> None:
     """Give a model's config a parent's widths and layers."""
     for name, value in stock_sizes(parent, parent.full).items():
         if getattr(config, name, None) != value:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import nemo_run as run
+import nemo_run
 
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.tiny import PARENT_STEPS
@@ -46,25 +46,25 @@ class TinyFamily(FamilyRecipe):
         )
         return described_jobs({"parent": recipe}) | jobs
 
-    def stock_recipe(self, job: str, own: CurriculumRun) -> run.Partial:
-        stage, trains = own.stage(job), job != "rank"
+    def stock_recipe(self, job: str, run: CurriculumRun) -> nemo_run.Partial:
+        stage, trains = run.stage(job), job != "rank"
         batch = stage.global_batch_size
         recipe = self._recipe(
-            job, own, steps=stage.max_steps, seq_length=stage.seq_length, global_batch_size=batch,
-            micro_batch_size=stage.micro_batch_size if trains else batch // own.devices,
+            job, run, steps=stage.max_steps, seq_length=stage.seq_length, global_batch_size=batch,
+            micro_batch_size=stage.micro_batch_size if trains else batch // run.devices,
             split="train_long" if job == "stage2" else "train",
-            tensor_parallel=own.devices if trains else 1,
+            tensor_parallel=run.devices if trains else 1,
         )  # fmt: skip
-        recipe.trainer.strategy.sequence_parallel = trains and own.devices > 1
+        recipe.trainer.strategy.sequence_parallel = trains and run.devices > 1
         if job == "stage2":
             config = recipe.model.config
             config.recompute_granularity, config.recompute_method, config.recompute_num_layers = "full", "uniform", 1
         return recipe
 
-    def _recipe(self, job: str, own: CurriculumRun, **how: Any) -> run.Partial:
-        (data,), plan = own.data, own.curriculum
+    def _recipe(self, job: str, run: CurriculumRun, **how: Any) -> nemo_run.Partial:
+        (data,), plan = run.data, run.curriculum
         recipe = tiny_recipe(
-            data, own.folder(job), label=job, devices=own.devices, config=run.Config(self.stock),
+            data, run.folder(job), label=job, devices=run.devices, config=nemo_run.Config(self.stock),
             lr=plan.lr, warmup_steps=plan.warmup_steps, **how,
         )  # fmt: skip
         recipe.log.ckpt.filename = FILENAME
