@@ -46,7 +46,7 @@ from nemo_elastic.io.write import absolute_if_there
 
 __all__ = ["EVEN", "ROUTER", "SEARCH", "WAYS", "ElasticConfig", "json_schema"]
 
-#: ways to shapes, beside those of a file
+#: ways to shapes; a file is another
 WAYS = SEARCH, ROUTER, EVEN = "search", "router", "even"
 #: a way of before, and fields that only older blocks have
 _HALVING, _REMOVED = "halving", ("budgets_per_batch", "halving")
@@ -363,6 +363,6 @@ def _listed(shares: tuple[float, ...]) -> str:
 
 
 def default_stripes(axis: str, choices: tuple[int, ...]) -> int:
-    """Stripes of an axis of which a block says nothing: its record's, or fewer that divide every choice."""
+    """Stripes of an axis without `stripes` in the block: its record's, or fewer that divide every choice."""
     wanted = layer_axes()[axis][1].stripes
     return next(n for n in range(wanted, 0, -1) if all(c % n == 0 for c in choices))

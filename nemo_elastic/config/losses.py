@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Terms that a training loss is made of: what each compares with, and what it holds.
+"""Terms of the training loss: what each compares with, and its memory.
 
 What a term computes stands in `nn.loss_terms`, under the same name.
 """
@@ -20,7 +20,7 @@ class Term:
     Attributes:
         name: in `elastic.distill.terms`.
         teacher: whether it compares with the teacher.
-        copies: blocks of logits in the work dtype that it holds beside the student's, for the memory formula.
+        copies: blocks of logits in the work dtype in addition to the student's, for the memory formula.
     """
 
     name: str
@@ -40,7 +40,7 @@ def compares(terms: Iterable[str]) -> bool:
 
 
 def register(term: Term) -> Term:
-    """Add a term; what it computes goes into `nn.loss_terms.COMPUTED`."""
+    """Add a term; its computation goes into `nn.loss_terms.COMPUTED`."""
     if term.name in TERMS:
         raise bad("term.name", term.name, "a name that no other term has")
     TERMS[term.name] = term

@@ -8,7 +8,7 @@ heads: inside of them a rank has the whole sequence, in order, and its share of 
 `MambaContextParallel` does; of attention DeepSpeed-Ulysses, arXiv 2309.14509). So documents end where they end, and a
 member may have any heads that the ranks can share.
 
-Above the embedding and behind the head every rank has whole rows of tokens, labels and weights, and the loss of all.
+Before the embedding and after the head every rank has whole rows of tokens, labels and weights, and the loss of all.
 
 In shapes: c ranks that share the sequence, s its length.
 """

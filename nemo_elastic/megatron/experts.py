@@ -51,7 +51,7 @@ def pack(params: Sequence[torch.Tensor]) -> None:
 class SlicedExperts(torch.autograd.Function):
     """y = (relu(x U^T)^2 * gate * weight) D^T of each expert's tokens; U = up[neurons, width], D as well.
 
-    Its arguments, and what it gives: see `experts`.
+    Arguments and result: see `experts`.
     """
 
     @staticmethod

@@ -35,7 +35,7 @@ class FamilyStep:
 
     @property
     def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline ranks pass on a teacher's hidden states beside the student's, see `megatron_host`."""
+        """Whether pipeline ranks pass on the teacher's hidden states with the student's, see `megatron_host`."""
         ranks = parallel_state.get_pipeline_model_parallel_world_size()
         return ranks > 1 and self.family.config.distill.has_teacher
 

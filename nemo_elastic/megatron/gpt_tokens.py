@@ -80,7 +80,7 @@ def documents_of(batch: Mapping[str, Any], setting: str | None = None) -> Docume
 
 
 def check_tokens(batch: Mapping[str, Any], vocab: int) -> None:
-    """Raise where a token is none, or a label above all of them (one below 0 is left out of the loss)."""
+    """Raise for a token id outside the vocabulary, or a label above it (a label below 0 is left out of the loss)."""
     for name, low in (("tokens", 0), ("labels", None)):
         values = batch.get(name)
         if not isinstance(values, torch.Tensor) or values.is_cuda or not values.numel():

@@ -84,7 +84,7 @@ class MegatronLayers:
         self.model, self.decoder, self.documents = model, model.decoder, documents
 
     def with_documents(self, documents: Documents) -> MegatronLayers:
-        """The same model, which reads rows of these documents."""
+        """The same model, reading rows with these documents."""
         return MegatronLayers(self.model, documents)
 
     @property

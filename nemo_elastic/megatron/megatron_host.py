@@ -189,7 +189,7 @@ def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
 
 
 def check_pipeline(ranks: int, where: str = "") -> None:
-    """Raise for pipeline ranks, of which none has all layers; `where` stands before the setting's name."""
+    """Raise for several pipeline ranks: none has all layers. `where` is a prefix of the setting's name."""
     if ranks > 1:
         allowed = "1 for ranking and search; start runs on several pipeline ranks from a checkpoint with members"
         raise bad(f"{where}pipeline_model_parallel_size", ranks, allowed)
@@ -210,7 +210,7 @@ def join_streams(student_sbd: torch.Tensor, teacher_sbd: torch.Tensor) -> torch.
 
 
 def split_streams(received: torch.Tensor | None, width: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The student's and the teacher's half of what a rank has received; None where there is none."""
+    """The student's and the teacher's half of a rank's input; None where it is absent."""
     if received is None or received.shape[-1] == width:
         return received, None
     return received[..., :width], received[..., width:].detach()

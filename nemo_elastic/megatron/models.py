@@ -31,7 +31,7 @@ from .vocabulary import make_elastic
 
 
 def check_rows(core: Any, path: str | Path) -> None:
-    """Raise where a checkpoint, of which a host is going to load all, has another vocabulary than the model.
+    """Raise where a checkpoint that a host will load whole has another vocabulary than the model.
 
     megatron-core would cut it, or fill it up with zeros: of vocabularies alone it lets the shapes differ.
     """
@@ -102,7 +102,7 @@ def refused_overlaps(pipeline: int) -> dict[str, str]:
 
 
 def turn_off(owners: Iterable[Any], refused: Iterable[str]) -> None:
-    """Set what may have such settings to have none of them on; `refused` are names of `refused_overlaps`."""
+    """Turn off the settings named in `refused`, see `refused_overlaps`, wherever an owner has them on."""
     for owner in owners:
         for name in refused:
             if getattr(owner, name, False):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """megatron-core's modules, its parameters and sharding, with forwards of our own that run a slice or obey gates.
 
-Each takes the residual stream at the width of the run and returns what is added to it.
+Each takes the residual stream at the member's width and returns the update to add to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .context import context_group, own_share, to_heads, to_positions
 
 
 class ElasticRMSNorm(torch.nn.Module):
-    """A norm that stands by itself: the stack's final one, that of experts. Its weight is a replica on every rank."""
+    """A norm outside of a linear: the stack's final norm and that of experts. Every rank has the whole weight."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5) -> None:
         super().__init__()

@@ -99,7 +99,7 @@ class RouterClip:
 
 
 def reduce_router(models: Sequence[Any]) -> None:
-    """Sum the router's gradients over pipeline ranks, of which each has a replica of its own.
+    """Sum the router's gradients over pipeline ranks, each of which has a replica.
 
     Before megatron-core's reductions: of the sum over data-parallel ranks the distributed optimizer leaves to each
     rank its own shard, and the same shard of another rank may hold another part of the router.

@@ -26,7 +26,7 @@ from .watch import Watch, link
 
 
 class BridgeWatch(Watch, Callback):
-    """A `Watch` of Bridge's loop, behind the callback that has prepared the members.
+    """A `Watch` of Bridge's loop, called after the callback that prepares the members.
 
     Args:
         step: of the run.
@@ -77,7 +77,7 @@ def parent_recipe(family: BridgeFamily, run: CurriculumRun) -> Any:
 
 
 def watched(job: ElasticRun, out: str, stop_after: int | None) -> ElasticRun:
-    """A stage that writes down what it starts and ends with, see `Watch`."""
+    """A stage with a `Watch`."""
     return replace(job, callbacks=[*job.callbacks, BridgeWatch(job.forward_step, out, stop_after)])
 
 

@@ -200,7 +200,7 @@ def optimizer_loaded(place: Place) -> Finding:
 
 
 def members_cut(place: Place) -> Finding:
-    """Every member is a folder of its own, and loses what it lost as a part of the family in training."""
+    """Every member was cut into a folder and has the loss that it had in the family at the end of training."""
     from nemo_elastic.quantize.writing import quantize_folder
     from nemo_elastic.slicing.slicer import slice_members
 

@@ -52,7 +52,7 @@ def parent_recipe(family: FamilyRecipe, run: CurriculumRun) -> nemo_run.Partial:
 
 
 def watched(job: nemo_run.Partial, out: str, stop_after: int | None) -> nemo_run.Partial:
-    """A stage that writes down what it starts and ends with, see `Watch`."""
+    """A stage with a `Watch`."""
     job = job.clone()
     job.trainer.callbacks = [*job.trainer.callbacks, nemo_run.Config(NemoWatch, out=out, stop_after=stop_after)]
     return job

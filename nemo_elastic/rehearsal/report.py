@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a rehearsal tells: what it changed, its jobs, its checks; as JSON and as tables."""
+"""A rehearsal's report: changed settings, jobs and checks, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Change:
     """One setting of a job that has another value in its rehearsal.
 
     Attributes:
-        name: the job's name, and the setting's behind a colon.
+        name: JOB: SETTING.
         before, after: as the recipe has it, and its rehearsal; None where absent.
         why: it was replaced.
     """

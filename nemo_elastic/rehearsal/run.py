@@ -86,7 +86,7 @@ class Rehearsal:
 
         Args:
             run_job: runs a job to its end, by its name; an `ElasticError` where it fails.
-            during: what shows something while a step lasts, by what it is.
+            during: name of a step -> a context that shows progress while it runs.
         """
         seconds: dict[str, float] = {}
         failed = None
@@ -106,7 +106,7 @@ class Rehearsal:
             return conclude(self.dir, self.plan(), seconds, failed)
 
     def submit(self, executors: Executors, name: str, dryrun: str | None = None) -> None:
-        """Submit all jobs to a cluster, and behind them one that looks at what they left and writes the report.
+        """Submit all jobs to a cluster, then one that checks their results and writes the report.
 
         Args:
             executors, name, dryrun: see `hosts.common.experiment.run_jobs`.

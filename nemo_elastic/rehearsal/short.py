@@ -49,13 +49,13 @@ class Short:
     Attributes:
         ranks: processes, or GPUs of one node.
         cuda: whether they are GPUs; of this machine where not given.
-        steps: of stage 1; the others have as many as in proportion.
+        steps: of stage 1; the others are scaled alike.
         seq_length: of stage 1; as well.
         micro_batches: per rank and step, of stage 1 and of the others; the ranking takes one for each rank out of
             stage 1's step.
         samples, depth_samples: sequences that the ranking looks at.
         candidates: of the search.
-        validations, validation_batches: of a stage, beside that before its first step; and micro-batches of one.
+        validations, validation_batches: of a stage, after its first step; and micro-batches of each.
     """
 
     ranks: int = 4
@@ -115,7 +115,7 @@ def _divided(layout: Layout, factor: int, ranks: int) -> Layout:
 
 
 def rehearsed(family: PlannedFamily, run: CurriculumRun, short: Short, dir: str) -> dict[str, CurriculumRun]:
-    """A recipe's run on its way to that of its rehearsal: why it is changed -> what it is from there on.
+    """The steps from a recipe's run to its rehearsal's: why it is changed -> the run after this change.
 
     Nothing else differs between a recipe's jobs and those of its rehearsal: the same code builds the recipe's run and
     the last of these.

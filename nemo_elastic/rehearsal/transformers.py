@@ -43,7 +43,7 @@ def lose_in_transformers(
     """Cross-entropy of folders in nats per token, computed by transformers.
 
     Args:
-        folders: what is loaded, by name.
+        folders: members by name.
         tokens_bl, labels_bl: token ids and what follows each.
 
     Returns:

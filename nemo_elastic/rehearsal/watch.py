@@ -33,7 +33,7 @@ class Watch:
         out: folder; each start has one of its own in it, `0`, `1`, …, with `start/` (the state, as a checkpoint),
             `from/` (the checkpoint that it goes on from, where it is one of its own run) and `facts.json`.
         stop_after: the first start ends without a word after this step, all processes at once, as if it were killed;
-            with exit code 0, so that what was submitted behind it starts.
+            with exit code 0, so that the next job starts.
     """
 
     def __init__(self, out: str, stop_after: int | None = None) -> None:
@@ -83,7 +83,7 @@ def link(folder: Path, place: Path) -> None:
 
 
 def member_losses(steps: FamilyStep, dataset: Any) -> dict[str, Any]:
-    """Cross-entropy of every member in nats per token, on held-out sequences, and these."""
+    """Every member's cross-entropy in nats per token on held-out sequences, and the sequences."""
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
     mask_bl = torch.ones(tokens_bl.shape, device=tokens_bl.device)
     batch = {"tokens": tokens_bl, "labels": labels_bl, "loss_mask": mask_bl}

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and gradients that are not finite: found before the optimizer sees them, and named.
 
-So are steps of which no token counts: weights would fade, and moments with them, by data that teaches nothing.
+Steps without a token that counts are skipped too: weight decay and moments would change the model without data.
 Every rank comes to the same decision, by one small all-reduce per step.
 """
 

@@ -20,7 +20,7 @@ from nemo_elastic.nn.gates import Choice
 
 from .seam import Host, Output
 
-#: what is logged of a member: cross-entropy, and divergence from the teacher, in nats per token
+#: log names of a member's cross-entropy and its divergence from the teacher, in nats per token
 LOSS, KL = "val_loss/{}", "val_kl/{}"
 #: of the sums of a member
 CE_SUM, KL_SUM, TOKENS = range(3)

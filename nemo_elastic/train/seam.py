@@ -45,7 +45,7 @@ class Host(Protocol):
         ...
 
     def teacher(self, tokens_bs: torch.Tensor | None, documents: Documents | None = None) -> Output:
-        """Run the teacher, without gradients: the frozen one, or where there is none the whole student."""
+        """Run the teacher without gradients: the frozen one, or the whole student if there is none."""
         ...
 
     def loss(

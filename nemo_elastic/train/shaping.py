@@ -138,7 +138,7 @@ def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> 
 def untrained_loss(family: FamilyTraining, host: Host, tokens: int) -> Any:
     """Loss of a candidate: mean KL in nats per token from the whole model, on the first training sequences.
 
-    They are as many as hold the tokens, of all that count; no more than a ranking looks at, where few do.
+    There are enough sequences for `tokens` tokens that count in the loss, and at most those of the ranking.
     """
     sequences, most = max(1, tokens // host.seq_length), family.config.importance.samples
     batches, counted = _first_batches(host, sequences)

@@ -182,7 +182,7 @@ class Rates:
     start_step: int = 0
 
     def after(self, done: int, steps: int) -> Rates:
-        """The rates of a stage of so many steps behind others, at whose end they end where no total was given.
+        """The rates of a stage of `steps` steps after `done` others. Without a total the decay ends with this stage.
 
         Raises:
             ElasticError: the total is below the steps of all of them.

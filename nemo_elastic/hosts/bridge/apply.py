@@ -196,7 +196,7 @@ def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
     rules.set_optimizer(own, block, half)
-    # a run goes on at the recipe's rates, where Bridge has another one end in an assertion or takes the checkpoint's
+    # a resumed run has the recipe's rates; Bridge would take the checkpoint's, or fail an assertion
     own.put("scheduler.override_opt_param_scheduler", True)
     own.put("scheduler.use_checkpoint_opt_param_scheduler", False)
     if own.get("distributed"):  # Bridge would do so, and warn
@@ -224,7 +224,7 @@ def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: 
         rules.check_vocabularies(own, vocabulary_rows(options.teacher))  # which may not have been there
         start, done = check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
         callback.rates = rates.after(done, own.get("steps"))
-        recipe.optimizer_config_override_provider.done_steps = done  # the stage behind reads it
+        recipe.optimizer_config_override_provider.done_steps = done  # the next stage reads it
         return start
 
     step = ElasticStep(

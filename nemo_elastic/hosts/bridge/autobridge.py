@@ -55,7 +55,7 @@ __all__ = ["LAYERS", "NemotronH", "as_stock", "auto_bridge", "register_layers"]
 #: of a Nemotron-H, in its `config.json`
 ARCHITECTURE = "NemotronHForCausalLM"
 
-#: how ranks share a weight -> our classes that hold such
+#: how ranks share a weight -> our classes with weights of this kind
 LAYERS: dict[str, tuple[type, ...]] = {
     "column": (ElasticLayerNormColumnParallelLinear, ElasticEmbedding, ElasticHead, GatedNormWeight),
     "row": (ElasticRowLinear,),

@@ -62,7 +62,7 @@ class ElasticCallback(Callback):
     # ------------------------------------------------------------------ a training
 
     def on_data_init_start(self, context: Any) -> None:
-        """Model, optimizer and Bridge's own checkpoint are there; a second stage goes on from the first."""
+        """Model, optimizer and Bridge's checkpoint are loaded; stages 2 and 3 now load the one before."""
         host, family = self.step.host, self.step.family
         host.enter(context.state, context.optimizer, family.config.data.documents)
         context.state.cfg.checkpoint.ckpt_step = None  # it named what this start resumes from

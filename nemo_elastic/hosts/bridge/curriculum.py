@@ -44,8 +44,8 @@ def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
     """Train; SIGTERM, which Slurm sends before the time of a job is over, ends it with a checkpoint.
 
     Args:
-        built: what is trained.
-        stopped: exit code of one that was stopped before its end: with 0, what waits for success goes on.
+        built: the run.
+        stopped: exit code if it is stopped before its end; with 0, jobs that depend on it start.
     """
     built.config.train.exit_signal_handler = True
     try:
@@ -166,7 +166,7 @@ def set_sizes(model: Any, parent: Parent) -> None:
 
 
 def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = STOPPED) -> None:
-    """What each process of a job does: it builds its container anew, from plain values.
+    """What each process of a job does: it builds its container from plain values.
 
     Args:
         family: see `plain`.

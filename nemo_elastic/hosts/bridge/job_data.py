@@ -65,7 +65,7 @@ def _no_text(seed: int) -> GPTDatasetConfig:
 
 
 def _chats(job: str, run: CurriculumRun) -> GPTSFTDatasetConfig:
-    """Packed conversations, of which answers count; as often as the stage takes."""
+    """Packed conversations, whose answers count in the loss, repeated for all steps of the stage."""
     folder, stage = chat_folder(run, job, PARQUET), run.stage(job)
     specs = PackedSequenceSpecs(packed_sequence_size=stage.seq_length)
     for name, file in packed_files(folder, PARQUET).items():

@@ -45,7 +45,7 @@ __all__ = ["ElasticCheckpoints", "check_start", "go_on_from", "use_our_manager"]
 
 
 class ElasticCheckpoints(DefaultCheckpointManager):
-    """Bridge's manager, of which each save can be trusted.
+    """Bridge's manager with saves that are whole or absent.
 
     A checkpoint is marked until it is whole, and what it consists of is written down. A save that fails leaves nothing
     half-written and ends the run in one line.
@@ -128,7 +128,7 @@ def check_start(
         checkpoint: Bridge's settings of checkpoints.
         config: the elastic block.
         stage: 1 to 3.
-        previous: what stage 2 or 3 goes on from.
+        previous: checkpoint of the stage before, for stages 2 and 3.
         first: whether this rank prints.
         rank_only: whether the run is a ranking.
 

@@ -51,7 +51,7 @@ _BODY: Mapping[str, Any] = {
 }
 #: the sizes of the NeMo host's `TinyNemotronH`, 1.6M parameters
 TINY: Mapping[str, Any] = {**_BODY, "hybrid_layer_pattern": "M-M-M*-M-M*-", "ffn_hidden_size": 512}
-#: a hybrid with experts of 1.8M parameters, of which a token meets 1.2M
+#: a hybrid with experts: 1.8M parameters, 1.2M active per token
 TINY_EXPERTS: Mapping[str, Any] = {
     **_BODY,
     "hybrid_layer_pattern": "MEM*EMEM*E",

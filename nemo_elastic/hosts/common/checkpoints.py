@@ -36,7 +36,7 @@ __all__ = ["BRIDGE", "LIST", "NEMO", "NEWEST_STATE", "Checkpoints", "newest_of",
 
 #: of a checkpoint: its files and their sizes
 LIST = "elastic_files.json"
-#: of a run on Megatron-Bridge: steps and samples of the newest checkpoint, beside all of them
+#: Megatron-Bridge's file with steps and samples of the newest checkpoint, in the folder of all checkpoints
 NEWEST_STATE = "latest_train_state.pt"
 #: before the name of a checkpoint that is being removed
 _REMOVED = ".removed_"
@@ -44,7 +44,7 @@ _CUT_SHORT = "it was not written to its end"
 
 
 class Checkpoints(ABC):
-    """The policy; a host says how its checkpoints are named, and what it asks of one."""
+    """Which checkpoints a run resumes from and keeps; a host adds their names and its own checks."""
 
     # ------------------------------------------------------------------ of a host
 
@@ -58,11 +58,11 @@ class Checkpoints(ABC):
 
     @abstractmethod
     def mark(self, checkpoint: Path) -> Path:
-        """The file that stands beside a checkpoint as long as it is written."""
+        """The file that exists while a checkpoint is being written."""
 
     @abstractmethod
     def metadata_problem(self, checkpoint: Path, weights: bool) -> str | None:
-        """How what is there differs from its own metadata, as far as no error says so; see `problem`."""
+        """What is wrong with a checkpoint's metadata, None for nothing; it may raise an ElasticError too."""
 
     @abstractmethod
     def damaged_name(self, checkpoint: Path) -> str:
@@ -205,7 +205,7 @@ class Checkpoints(ABC):
                 self.mark(checkpoint).unlink(missing_ok=True)
 
     def failed(self, checkpoint: Path, error: BaseException, first: bool) -> ElasticError:
-        """The one line for a save that failed; the first rank removes what it has left."""
+        """The error line of a failed save; the first rank removes its files."""
         if first:
             self.remove_unfinished(checkpoint)
         there = next(folder for folder in checkpoint.parents if folder.is_dir())
@@ -330,12 +330,12 @@ def _iterations(folder: Path) -> list[Path]:
 
 
 def newest_of(given: str | os.PathLike[str] | None, name: str = "teacher") -> str | None:
-    """The checkpoint that a run's `teacher` means, or what stage 2 goes on from.
+    """The checkpoint that `teacher` or `previous` of a run names.
 
     Args:
         given: a checkpoint; or what a training of NeMo's or Megatron-Bridge's has left, the folder with its
             `checkpoints`, or that folder.
-        name: how a run spells it, for what is printed of a checkpoint that is passed over.
+        name: the argument's name, for the line about a checkpoint that is passed over.
 
     Returns:
         A path from the root where it is there; as it was given where only a cluster has it, or it is neither.

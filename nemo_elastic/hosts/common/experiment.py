@@ -63,7 +63,7 @@ def run_jobs(
     """Run jobs as one experiment, each after the one before it has succeeded.
 
     On Slurm all are submitted at once and depend on each other; elsewhere the call waits for each. Ctrl-C ends those
-    that run on this machine, with all their ranks, and starts none of those behind them.
+    that run on this machine, with all their ranks, and starts no further job.
 
     Args:
         name: title of the experiment.

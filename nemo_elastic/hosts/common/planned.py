@@ -37,7 +37,7 @@ __all__ = ["PlannedFamily", "Precision", "ranking_experts"]
 def ranking_experts(parent: Parent, gpus: int) -> int:
     """Ranks of the ranking's job that share the experts of a layer: as many of its GPUs as divide them.
 
-    Experts are most of what such a parent weighs. Shared, they leave room for what layers take beside the weights; all
+    Experts are most of the weights. Shared, they leave room for activations; all
     else each GPU holds whole, so that each looks at samples of its own.
     """
     return gcd(gpus, parent.size(EXPERTS)) if parent.has(EXPERTS) else 1

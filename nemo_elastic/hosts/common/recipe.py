@@ -21,7 +21,7 @@ TokenFiles = tuple[str, Sequence[str], str | None]
 
 
 class Recipe(ABC):
-    """What rules ask of a recipe. A host is a table of paths, another of what it refuses, and a few functions.
+    """A recipe as the rules see it. A host adds a table of paths, one of refused values, and a few functions.
 
     Args:
         made: the host's own recipe.
@@ -31,7 +31,7 @@ class Recipe(ABC):
     Attributes:
         paths: name -> dotted path, as an override spells it. Other names are paths themselves; a field that a host
             has not is None.
-        refused: field -> values that a family can have, and the words for that, behind `needs`.
+        refused: field -> the values that a family can have, and the words for them, which follow `needs` in errors.
         checkpoint: what the host calls a checkpoint of its own.
         text: how a recipe names text.
         ranking: how one starts from a ranking.
@@ -71,7 +71,7 @@ class Recipe(ABC):
         return self.get(kind) or 1
 
     def put(self, name: str, value: Any, reason: str = "") -> None:
-        """Write a field down where it has another value; the reason is printed beside the change."""
+        """Set a field that has another value; the reason is printed with the change."""
         if self.get(name) != value:
             self._set(name, value)
         if reason:
@@ -108,7 +108,7 @@ class Recipe(ABC):
     @property
     @abstractmethod
     def answers(self) -> bool:
-        """Whether the data are prompts and answers, of which answers alone count."""
+        """Whether the data are prompts and answers: only answers count in the loss."""
 
     @abstractmethod
     def random_data(self) -> str | None:

@@ -38,7 +38,7 @@ from .token_files import check_token_files
 
 #: rates of one model differ by factors of two and three from run to run, those of training from scratch by more
 FAR = 3
-#: the paper's parents have 8e9 parameters and more; the rates of small models are other ones, and higher
+#: the paper's parents have 8e9 parameters and more; smaller models have higher rates
 LARGE = 1e9
 #: what no host's recipe may have, as `Recipe.refused`
 REFUSED = {"peft": ((None,), "null: every weight of the family is trained")}
@@ -67,7 +67,7 @@ EXPERT_LAYERS = {
     "overlap_moe_expert_parallel_comm": False,
     "delay_wgrad_compute": False,
     "use_fused_weighted_squared_relu": False,
-    # of other dispatchers, each of which asks for its own
+    # settings of other dispatchers
     "moe_flex_dispatcher_backend": "deepep",
     "moe_expert_rank_capacity_factor": None,
     "moe_paged_stash": False,
@@ -200,7 +200,10 @@ def _check_sequences(recipe: Recipe, block: ElasticConfig) -> None:
 
 
 def tell(recipe: Recipe, block: ElasticConfig, options: StageOptions, parent: Parent, trains: bool = True) -> None:
-    """Note what is not on this machine, and warn of what can run and makes no sense; without steps rates do not."""
+    """Note files that are not on this machine, and warn of settings that run but make no sense.
+
+    Without training steps (`trains` false) learning rates and batches are not judged.
+    """
     changes, stage = recipe.changes, options.stage
     total = options.total(recipe.get("steps"))
     changes.warnings = _warnings(recipe, block, stage, total)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run's YAML file and overrides, taken apart: what is the recipe's, and what is `apply_elastic`'s.
+"""A run's YAML file and overrides, split into fields of the recipe and arguments of `apply_elastic`.
 
 A host takes ten seconds to import: reading a file, and refusing it, needs none of it.
 """
@@ -21,11 +21,11 @@ from nemo_elastic.hosts.common.stage import STAGE_OPTIONS
 from nemo_elastic.hosts.common.token_files import files_of, is_there
 from nemo_elastic.io.read import read_text, read_yaml, resolved
 
-#: what may stand beside a recipe's own fields: the arguments of `apply_elastic`
+#: names that are not fields of the recipe: the arguments of `apply_elastic`
 SETTINGS = ("elastic", *STAGE_OPTIONS)
 #: settings that are text, whatever YAML makes of it
 TEXT = ("teacher", "previous", "out")
-#: fields of a host's recipes that name what is read
+#: fields of a host's recipes that name data
 DATA = ("data.paths", "data.dataset_root", "dataset.data_path", "dataset.dataset_root")
 _OVERRIDE = re.compile(r"([^=]+?)([*+|/-]?=)(.*)", re.DOTALL)
 

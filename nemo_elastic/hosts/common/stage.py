@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says beside its recipe and its elastic block: which stage it is, and what it starts from.
+"""Options of a run in addition to its recipe and its elastic block: the stage, and the checkpoints it starts from.
 
 No host here: a run's file is read, and refused, without it.
 """
@@ -27,7 +27,7 @@ class StageOptions:
         total_steps: steps of all stages, over which the learning rate falls; if not given those of this one and of the
             stages before.
         out: folder for ranking and shapes; `elastic` in the log directory if not given.
-        mock_data: train on random tokens where the recipe's data make such, e.g. to time steps; else they are refused.
+        mock_data: allow a recipe whose data are random tokens, e.g. to time steps.
     """
 
     teacher: str | None = None

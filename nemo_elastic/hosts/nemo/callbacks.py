@@ -29,7 +29,7 @@ from nemo_elastic.train.shaping import prepare_members, shape_members
 
 from .model import ElasticMambaModel
 
-#: metrics of a stock run that are kept beside our own
+#: metrics of a stock run that are written as well
 LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
 
@@ -62,7 +62,7 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         return with_teacher(step, step.pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Say in one line, before any traceback, who stops and what the next start goes on from."""
+        """Print one line before any traceback: why the run stops, and which checkpoint the next start resumes from."""
         correct_exit_code(trainer, exception)
         if not isinstance(exception, ElasticError):
             print(ending_line(trainer, exception), file=sys.stderr, flush=True)

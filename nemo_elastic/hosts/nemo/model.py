@@ -121,7 +121,7 @@ class ElasticLossReduction(MaskedTokenLossReduction):
                 torch.stack([x["by_budget"] for x in losses_reduced_per_micro_batch]).sum(0)
             )
         loss = super().reduce(losses_reduced_per_micro_batch)
-        # NeMo divides by the tokens that count, of which a step may have none
+        # NeMo divides by the tokens that count, and a step may have none
         return loss if self.by_budget or not losses_reduced_per_micro_batch else torch.zeros_like(loss)
 
 
@@ -262,7 +262,7 @@ class ElasticMambaModel(llm.MambaModel):
 
     @property
     def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline stages pass on a teacher's hidden states beside the student's."""
+        """Whether pipeline stages pass on the teacher's hidden states together with the student's."""
         return self.steps.teaches_in_pipeline
 
     @property

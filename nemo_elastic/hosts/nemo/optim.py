@@ -26,7 +26,7 @@ class ElasticOptimizer(MegatronOptimizerModule):
     guard: Guard | None = None
 
     def connect(self, model: Any) -> None:
-        """As the base class; rates go on behind the stages before, whose steps `ElasticResume` has read."""
+        """As the base class; rates continue after the earlier stages, whose steps `ElasticResume` has read."""
         super().connect(model)
         model.__io__.done_steps = model.done_steps
         assert isinstance(self.lr_scheduler, ElasticSchedule)

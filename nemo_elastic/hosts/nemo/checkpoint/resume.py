@@ -34,7 +34,7 @@ from nemo_elastic.megatron.cpu import cuda_as_cpu
 
 __all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "correct_exit_code", "ending_line", "folder_of"]
 
-#: exit code of a training that was stopped where no checkpoint holds what it had reached: what a shell says of SIGTERM
+#: exit code of a training that was stopped without a checkpoint of its last step: a shell's code for SIGTERM
 TERMINATED = 143
 
 
@@ -91,7 +91,7 @@ def folder_of(path: str | Path) -> Path:
 
 
 class ElasticCheckpoint(nl.ModelCheckpoint):
-    """ModelCheckpoint of which each save can be trusted.
+    """A ModelCheckpoint whose saves are whole or absent.
 
     It never overwrites a whole checkpoint of the same step, leaves nothing half-written, writes down what a checkpoint
     consists of, and keeps more than the last: should that be damaged, there is one to go back to.

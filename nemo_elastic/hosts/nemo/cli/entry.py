@@ -53,14 +53,14 @@ FORMATS: dict[str, Callable[[str], str]] = {"yaml": str, "json": yaml_to_json, "
 
 #: what a file's fields may say, unless it is a whole recipe
 CODE = "in a file that is no whole recipe, a value without calls and dotted names: those belong on the command line"
-#: packages of which a file may name a class of data
+#: packages whose data classes a file may name
 DATA_PACKAGES = ("nemo.collections.llm.", "nemo_elastic.hosts.nemo.")
 
 run.cli.factory(target=llm.pretrain, name="nemotron_elastic_tiny")(nemotron_elastic_tiny)
 
 
 class ElasticContext(run.cli.RunContext):
-    """NeMo-Run's handling of a command line, for a recipe with an `elastic:` block beside it.
+    """NeMo-Run's handling of a command line, for a recipe with an `elastic:` block.
 
     The task that it gives to NeMo-Run is the recipe as `apply_elastic` left it: dry run, confirmation, executors and
     direct runs are NeMo-Run's own.
@@ -88,7 +88,7 @@ class ElasticContext(run.cli.RunContext):
             return super().parse_args(args, lazy)
 
     def read(self, args: Sequence[str]) -> tuple[run.Partial, RunFile]:
-        """The stock recipe that --factory, --yaml and the overrides describe, and the elastic settings beside it."""
+        """The stock recipe that --factory, --yaml and the overrides describe, and the elastic settings."""
         file = RunFile.load(self.yaml).override(args)
         factory = file.recipe.pop("_factory_", None) or file.recipe.get("run", {}).get("factory") or self.factory
         if "_target_" in file.recipe:  # a whole recipe, as --to-yaml writes it

@@ -180,7 +180,7 @@ def blend(job: str, run: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> 
 
 
 def chats(job: str, run: CurriculumRun, tokenizer: Any, *, seed: int = 1234) -> nemo_run.Config:
-    """NeMo's fine-tuning data for a job: packed conversations, of which answers count.
+    """NeMo's fine-tuning data for a job: packed conversations, whose answers count in the loss.
 
     Args:
         job, run: what reads them.

@@ -39,7 +39,7 @@ UNFINISHED = Output("an unfinished checkpoint", "(?:weights|context)/.*")
 class RankCallback(pl.Callback, io.IOMixin):
     """Ranks, sorts and searches at the start of a validation, and writes the model down.
 
-    A job that finds its checkpoint has nothing to do: a repeated experiment goes on behind it.
+    A job that finds its checkpoint has nothing to do: a repeated experiment continues with the next job.
 
     Args:
         out: folder for the ranking and the search's trace (`ranking/`, `shapes.json`).
