@@ -27,8 +27,8 @@ import numpy as np
 from benchmarks.output import arguments, deliver, markdown, resident
 from nemo_elastic.core import layout
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.formats.hf.writing import Model, write_models
-from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.checkpoint import in_memory
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.plan import preset
 
@@ -71,7 +71,7 @@ def make(folder: Path, family: Family) -> None:
         t.hf: Tensor.made("BF16", t.shape, rows(t.shape, i)) for i, t in enumerate(layout.tensors(parent, parent.full))
     }
     folder.mkdir()
-    write_models([Model(folder, parent, parent.full, Weights(tensors))])
+    write_checkpoints({folder: in_memory(parent, parent.full, tensors)})
     family.save(folder)
 
 

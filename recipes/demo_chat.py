@@ -139,7 +139,7 @@ def write_families(out: Path, sizes: Sizes, parent: Path, trained: Path) -> None
     base = ids | {"max_position_embeddings": STAGES[-1]}
     family = replace(source.family, ranking_digest=ranking.digest, provenance={})
     write_family(out / "family", shape, source.tensors, family, tokenizer, base=base)
-    before = sort(dict(open_source(parent).weights.as_torch()), ranking, shape)
+    before = sort(dict(open_source(parent).as_torch()), ranking, shape)
     write_family(out / "before", shape, before, family, tokenizer, base=base)
 
 

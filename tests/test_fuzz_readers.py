@@ -137,7 +137,7 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
             graph = io_json([[f"Attr(name={k!r})", {"type": "leaf", "value": v}] for k, v in plain.items()])
             other.write_bytes(data.draw(texts(json.dumps(graph)) | damaged(graph).map(as_json)))
         shapes = read_or_refused(lambda: read_shapes(checkpoint))
-        assert shapes is None or shapes.held <= shapes.parent.full
+        assert shapes is None or shapes.subnet <= shapes.parent.full
     finally:
         file.write_text(whole)
         other.unlink(missing_ok=True)

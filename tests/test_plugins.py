@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.checkpoint import in_memory
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plugins import GROUP
 from tests.core.kinds.gated import GATED, UNIT_SIZE, UNITS, registered
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parent = Parent("MG*G-G", 32, 96, ffn=32, mamba_heads=4, mamba_head_dim=8, mamba_groups=2, state=8,
                         attention_heads=4, kv_heads=2, attention_head_dim=8, sizes=own)  # fmt: skip
         arrays = {name: value.numpy() for name, value in NemotronH.random(parent, seed=5).state_dict().items()}
-        write_models([Model(out, parent, parent.full, tensors_of(parent, parent.full, arrays))])
+        write_checkpoints({out: in_memory(parent, parent.full, arrays)})
     return out
 
 

@@ -129,7 +129,7 @@ class Study:
             (place / "cut" / MEMBER_FILE).unlink()  # a plain model, no member of this family
             cut = open_source(place / "cut")
             (written := place / "parent").mkdir()
-            write_checkpoint(written, cut.parent, dict(cut.weights.as_torch()), self.parent, place)
+            write_checkpoint(written, cut.parent, dict(cut.as_torch()), self.parent, place)
             ground = replace(ground, parent=written, sizes=config_sizes(cut.parent, cut.parent.full))
         return {"losses": losses, **spent}
 

@@ -193,7 +193,7 @@ def family(checkpoint: Path) -> tuple[Any, dict[str, Subnet]]:
     from nemo_elastic.nn.nemotron_h import NemotronH
 
     source = open_source(checkpoint)
-    return NemotronH(source.parent, dict(source.weights.as_torch()), trainable=False), source.members
+    return NemotronH(source.parent, dict(source.as_torch()), trainable=False), source.members
 
 
 def dense(checkpoint: Path, shape: Parent) -> Any:
@@ -201,7 +201,7 @@ def dense(checkpoint: Path, shape: Parent) -> Any:
     from nemo_elastic.formats.folders import open_source
     from nemo_elastic.nn.nemotron_h import NemotronH
 
-    return NemotronH(shape, dict(open_source(checkpoint).weights.as_torch()), trainable=False)
+    return NemotronH(shape, dict(open_source(checkpoint).as_torch()), trainable=False)
 
 
 def write_checkpoint(folder: Path, shape: Parent, tensors: Mapping[str, Any], parent: Path, place: Path) -> Path:

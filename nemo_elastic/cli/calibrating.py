@@ -13,9 +13,9 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.show import advancing, print_table
 from nemo_elastic.data.eval_data import EvalData, read_eval_data
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.checksums import family_digest
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_file
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def calibrate(family: Path, data: Path, device: str, force: bool, json: bool) ->
     typer.echo(f"written: {path}", err=True)
 
 
-def _measured(source: Source, text: EvalData, device: str, quiet: bool) -> Measured:
+def _measured(source: Checkpoint, text: EvalData, device: str, quiet: bool) -> Measured:
     """What every member makes of held-out prompts."""
     from nemo_elastic.evaluation.known_answers import examples, measure
     from nemo_elastic.runtime import load_family

@@ -50,20 +50,20 @@ def command(
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
     kind = CHECKPOINT if format != "hf" else MEMBER if opened.family is None else FAMILY
     check_output(out, force, source, kind=kind)
-    members = opened.members if format == "hf" else {"model": opened.held}
+    members = opened.members if format == "hf" else {"model": opened.subnet}
     with writing(f"writing {out}", quiet=json) as progress:
         if format != "hf":
-            writer(format.value, "hf")(opened, opened.held, out, force)
+            writer(format.value, "hf")(opened, opened.subnet, out, force)
         elif opened.family is None:
-            slice_checkpoint(opened, out, subnet=opened.held, force=force, progress=progress)
+            slice_checkpoint(opened, out, subnet=opened.subnet, force=force, progress=progress)
         else:
             write_family(
                 out, opened.parent, opened.tensors, opened.family, opened.companions, base=opened.config,
-                prediction=opened.prediction, force=force, progress=progress,
+                force=force, progress=progress,
             )  # fmt: skip
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
-        record = {"out": str(out), "format": format.value, "pattern": opened.held.pattern, "members": counts}
+        record = {"out": str(out), "format": format.value, "pattern": opened.subnet.pattern, "members": counts}
         options.print_json(record)
         return
     for name, count in counts.items():

@@ -16,8 +16,8 @@ from nemo_elastic.cli.show import counting, describe, print_members, stream_line
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.formats.folders import local_folder, open_source, read_shapes
-from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.card import served_as
 from nemo_elastic.slicing.untrained import SEARCHED, UNTRAINED, init_family, join_family, write_example

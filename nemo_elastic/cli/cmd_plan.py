@@ -116,7 +116,7 @@ def _read_parent(parent: str) -> Parent:
     if not Path(parent).is_dir():
         return preset(parent)
     shapes = read_shapes(parent)
-    if shapes.held != shapes.parent.full:
+    if shapes.subnet != shapes.parent.full:
         raise ElasticError(f"--parent: {parent} is a member cut out of a parent; training starts from a whole one")
     return shapes.parent
 

@@ -20,8 +20,8 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.latency import PHASES, REQUEST, Workload
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
+from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.formats.folders import read_shapes
-from nemo_elastic.formats.source import Shapes
 from nemo_elastic.io.outputs import check_file
 from nemo_elastic.io.values import three_digits
 from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, save, widths_of

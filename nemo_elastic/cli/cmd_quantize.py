@@ -15,9 +15,9 @@ from nemo_elastic.cli.show import advancing, writing
 from nemo_elastic.data.eval_data import drawn_pieces, read_eval_data
 from nemo_elastic.errors import bad
 from nemo_elastic.extras import require
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT, Scheme, scheme_of
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_output
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def command(
     ranges = None if data is None else _ranges(opened, data, device, json)
     with writing(f"writing {out}", quiet=json) as progress:
         weights = low.quantize_folder(opened, out, scheme, ranges=ranges, force=force, progress=progress)
-    sizes = [sum(raw.nbytes for raw in each.stored.values()) for each in (opened, open_source(out))]
+    sizes = [sum(raw.nbytes for raw in each.tensors.values()) for each in (opened, open_source(out))]
     record: dict[str, Any] = {"out": str(out), "to": to.value, "layout": layout.value, "weights": len(weights)}
     record |= {"bytes": sizes[1], "bytes_before": sizes[0], "torn": torn}
     if json:
@@ -98,7 +98,7 @@ def _scheme(to: To, layout: Layout, data: Path | None) -> Scheme:
     return scheme
 
 
-def _ranges(opened: Source, data: Path, device: str, quiet: bool) -> Ranges:
+def _ranges(opened: Checkpoint, data: Path, device: str, quiet: bool) -> Ranges:
     """Largest inputs of the products of all members, on pieces of the data."""
     import torch
 

@@ -16,8 +16,8 @@ from nemo_elastic.cli.show import size, size_line, stripes_line, writing
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.by_size import Fit, largest_within, read_limits, read_subnet
 from nemo_elastic.slicing.card import serving_spec
@@ -100,7 +100,7 @@ def command(
             typer.echo(f"{cut.out}: {line}")
 
 
-def _members(source: Source, names: list[str]) -> dict[str, Subnet]:
+def _members(source: Checkpoint, names: list[str]) -> dict[str, Subnet]:
     """Shapes of several members by name."""
     family = source.origin.family
     if family is None:
@@ -120,7 +120,7 @@ def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str |
         raise ElasticError(f"--member: {twice!r} is given twice")
 
 
-def _record(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> dict[str, Any]:
+def _record(cut: Cut, opened: Checkpoint, spec: MemorySpec, fit: Fit | None) -> dict[str, Any]:
     """What was cut; `fit` is a size that was looked for."""
     notes = {"left_out": cut.left_out, "underflowed": cut.underflowed or None, "requantized": cut.requantized}
     return (
@@ -131,7 +131,7 @@ def _record(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> dict
     )
 
 
-def _lines(cut: Cut, opened: Source, spec: MemorySpec, fit: Fit | None) -> Iterator[str]:
+def _lines(cut: Cut, opened: Checkpoint, spec: MemorySpec, fit: Fit | None) -> Iterator[str]:
     """The same in words."""
     name = cut.member or (fit.name if fit is not None else "a shape of your own")
     yield f"{name}, {size_line(opened.parent, cut.subnet, spec)}"

@@ -18,8 +18,8 @@ from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.data.eval_data import read_eval_data
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import check_file, check_place
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.search import Trial
@@ -109,7 +109,7 @@ def command(
         typer.echo(f"{place}: {what}, {size_line(source.parent, best.shape, spec)}")
 
 
-def _start(source: Source, sizes: dict[str, str | None], spec: MemorySpec) -> Fit:
+def _start(source: Checkpoint, sizes: dict[str, str | None], spec: MemorySpec) -> Fit:
     """The path's shape within the limits, below the parent."""
     limits = read_limits(spec, sizes)
     fit = largest_within(source, limits)
@@ -127,7 +127,7 @@ def _check_addable(folder: Path, name: str, start: Fit, budget: Budget, force: b
     check_place(folder / FILE)
 
 
-def _halves(data: Path, source: Source, quiet: bool) -> Halves:
+def _halves(data: Path, source: Checkpoint, quiet: bool) -> Halves:
     """The task's text in two halves."""
     from nemo_elastic.evaluation import halves_of
 
@@ -137,7 +137,7 @@ def _halves(data: Path, source: Source, quiet: bool) -> Halves:
     return halves_of(text.documents, LENGTH, TOKENS, SEED, f"--data: {data}")
 
 
-def _search(source: Source, device: str, quiet: bool, *what: Any) -> Specialized:
+def _search(source: Checkpoint, device: str, quiet: bool, *what: Any) -> Specialized:
     """Load the family and search it; `what` goes to `evaluation.specialize`."""
     from nemo_elastic.evaluation import specialize
     from nemo_elastic.runtime import load_family

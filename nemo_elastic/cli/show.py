@@ -31,8 +31,8 @@ from nemo_elastic.core.latency import PHASES, REQUEST, LatencyTable
 from nemo_elastic.core.limits import LATENCY
 from nemo_elastic.core.member import limits_used
 from nemo_elastic.errors import printable
+from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.formats.hf.config import prediction_of
-from nemo_elastic.formats.source import Shapes
 from nemo_elastic.slicing.card import axis_title, human_bytes, width
 
 

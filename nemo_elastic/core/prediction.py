@@ -11,6 +11,7 @@ Megatron-Bridge's `nemotron_h` mapping, vLLM's `nemotron_h_mtp`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from nemo_elastic.core.family import Layer, Parent, Subnet, largest
@@ -88,6 +89,10 @@ class Prediction:
             hf = t.hf.replace(named(HF_LAYER, first + at), named(_STEP, at), 1)
             out.append(replace(t, hf=hf, megatron=t.megatron.replace(named(MEGATRON_LAYER, first + at), inner, 1)))
         return out
+
+    def parameters(self, parent: Parent, member: Subnet) -> int:
+        """How many parameters they have in a member; no budget counts them."""
+        return sum(math.prod(t.shape) for t in self.tensors(parent, member))
 
 
 def all_tensors(parent: Parent, member: Subnet, prediction: Prediction | None) -> list[Tensor]:

@@ -25,7 +25,7 @@ from .folder import CHAT_MANIFEST, MANIFEST, ChatFolder, DataFolder
 from .sources import drawn, find_files, read_all
 
 if TYPE_CHECKING:
-    from nemo_elastic.formats.source import Source
+    from nemo_elastic.formats.checkpoint import Checkpoint
     from nemo_elastic.nn.rows import Rows
 
 __all__ = ["EvalData", "drawn_pieces", "read_eval_data", "training_rows"]
@@ -99,7 +99,7 @@ def drawn_pieces(tokens: np.ndarray, size: int, most: int, seed: int = 0) -> lis
     return [tokens[at * size : (at + 1) * size] for at in sorted(chosen.tolist())]
 
 
-def read_eval_data(data: Path, source: Source, split: str = "val", most: int | None = None) -> EvalData:
+def read_eval_data(data: Path, source: Checkpoint, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
     `data` is a data folder or a chat folder, of which `split` is read, or text and conversations, which the family's
@@ -117,7 +117,7 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
         _check_tokenizer(data, chats.tokenizer_dir, chats.vocab_size, source)
         path = chats.rows(split)
     files = find_files([path])
-    tokenizer, tally = FamilyTokenizer.read(source.companions), Tally()
+    tokenizer, tally = FamilyTokenizer.read(source.companions or source.folder), Tally()
     documents = []
     rows = drawn(list(read_all(files)))
     for document in encode_rows(rows, tokenizer, _end(tokenizer, source), tally):
@@ -137,7 +137,7 @@ def read_eval_data(data: Path, source: Source, split: str = "val", most: int | N
     return EvalData(documents, notes=list(tally.lines(marked)))
 
 
-def training_rows(data: Path, source: Source, samples: int, length: int) -> tuple[list[Rows], dict[str, Any]]:
+def training_rows(data: Path, source: Checkpoint, samples: int, length: int) -> tuple[list[Rows], dict[str, Any]]:
     """Sequences to rank a parent on: windows of conversations, in which the answers count, or pieces of text.
 
     Returns:
@@ -160,7 +160,7 @@ def training_rows(data: Path, source: Source, samples: int, length: int) -> tupl
     return windows, {"data": text.digest, "sequences": len(windows), "length": length}
 
 
-def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
+def _end(tokenizer: FamilyTokenizer, source: Checkpoint) -> int | None:
     """The token that ends a text: the tokenizer's own, or else one that ends an answer; None where there is none."""
     if tokenizer.end_id is not None:
         return tokenizer.end_id
@@ -169,14 +169,15 @@ def _end(tokenizer: FamilyTokenizer, source: Source) -> int | None:
     return min(Companions.of(source).end_ids, default=None)
 
 
-def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Source) -> None:
+def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Checkpoint) -> None:
     """Refuse data whose tokens mean something else to a model: its loss would be meaningless."""
     where = f"--data: {data}"
     if vocab > source.parent.vocab:
         raise ElasticError(
             f"{where} has a vocabulary of {vocab} tokens, but {source.folder} has {source.parent.vocab}"
         )
-    if (source.companions / "tokenizer.json").is_file():
-        other = what_differs(source.companions, tokenizer_dir)
+    own = source.companions or source.folder
+    if (own / "tokenizer.json").is_file():
+        other = what_differs(own, tokenizer_dir)
         if other is not None:
             raise ElasticError(f"{where} was made with another tokenizer than {source.folder}: the {other} differ")

@@ -126,7 +126,7 @@ def place_of_tokenizer(folder: Path) -> Path:
     for place in (folder, folder / TOKENIZER):
         if (place / "tokenizer.json").is_file():
             return place
-    place = read_shapes(folder).companions
+    place = read_shapes(folder).companions or folder
     if not (place / "tokenizer.json").is_file():
         raise ElasticError(f"--tokenizer: {folder} has no tokenizer.json")
     return place

@@ -159,7 +159,7 @@ class Demo:
         provenance = {"made_by": "nemo-elastic demo", "data": data.digest, "tokens": self.settings.elastic_tokens}
         family = replace(source.family, ranking_digest=ranking.digest, provenance=provenance)
         write_family(out / "family", shape, source.tensors, family, data.tokenizer_dir, base=base)
-        before = dict(open_source(parent).weights.as_torch())
+        before = dict(open_source(parent).as_torch())
         write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir, base=base)
         whole = Family.of(shape, {"full": shape.full})
         write_family(out / "parent_hf", shape, before, whole, data.tokenizer_dir, base=base)

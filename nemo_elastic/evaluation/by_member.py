@@ -12,7 +12,7 @@ from typing import Any
 from nemo_elastic.core.cost import counts
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.runtime import MemberModel, load_family, members_of
 
 from .accuracy import answer_accuracy
@@ -65,7 +65,7 @@ def tokenizer_of(source: Path, data: EvalData | None) -> Path:
     raise ElasticError(f"{source}: has no tokenizer.json; give the --data folder that the model was trained on")
 
 
-def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[str]]:
+def wanted_members(sources: Sequence[Checkpoint], only: Sequence[str]) -> list[list[str]]:
     """Names of the members to measure, for each source: all of them where `only` is empty."""
     wanted = [[name for name in members_of(source) if not only or name in only] for source in sources]
     missing = sorted(set(only) - {name for names in wanted for name in names})
@@ -76,7 +76,7 @@ def wanted_members(sources: Sequence[Source], only: Sequence[str]) -> list[list[
 
 
 def measured(
-    sources: Iterable[tuple[Source, list[str], EvalData | None, Path | None]],
+    sources: Iterable[tuple[Checkpoint, list[str], EvalData | None, Path | None]],
     device: str,
     measures: Measures,
     done: Callable[[int], None],

@@ -19,14 +19,15 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER
 from nemo_elastic.core.layout import (
     Tensor,
+    by_megatron,
     by_name,
     groups,
     megatron_shape,
-    megatron_tensors,
     named,
     part_sizes,
     table,
 )
+from nemo_elastic.core.prediction import Prediction, all_tensors
 from nemo_elastic.errors import ElasticError, bad, inside
 
 from .tensor import Tensor as Unread
@@ -34,7 +35,6 @@ from .tensor import Tensor as Unread
 __all__ = [
     "apart",
     "extra_states",
-    "fused_as",
     "parts_of",
     "stacked_of",
     "to_megatron",
@@ -42,14 +42,16 @@ __all__ = [
     "whole_sizes",
 ]
 
-#: where layers are, the model's own and those behind it that predict more than one token (`core.prediction`)
+#: where layers are, the model's own and those that predict further tokens (`core.prediction`)
 _LAYER = re.compile(r"(?:decoder|mtp\.layers\.\d+\.mtp_model_layer)\.layers\.\d+\.")
 _ANY = named(MEGATRON_LAYER, 0)
 #: tensors that a checkpoint holds as one: more than any model has, and too few to fill the memory with names
 _MOST = 10_000
 
 
-def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def to_megatron(
+    parent: Parent, member: Subnet, state: Mapping[str, Any], prediction: Prediction | None = None
+) -> dict[str, torch.Tensor]:
     """Give a member's whole tensors megatron-core's names and layout.
 
     Args:
@@ -57,22 +59,16 @@ def to_megatron(parent: Parent, member: Subnet, state: Mapping[str, Any]) -> dic
         member: any member, uniform or not; layers of `state` are numbered from zero within it.
         state: torch tensors, numpy arrays or tensors of a file, by HF name. A tied model may bring
             `lm_head.weight` or not.
+        prediction: layers that predict further tokens, whose tensors are in `state`, too.
 
     Returns:
         Tensors by name in `MambaModel.state_dict()`, on the CPU; views of the input where nothing had to be fused.
     """
-    held = megatron_tensors(parent, member)
+    held = by_megatron(all_tensors(parent, member, prediction))
     allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
     unknown = sorted(set(state) - allowed)
     if unknown:
         raise ElasticError(f"tensors: {unknown[0]} is not a tensor of this member ({len(unknown)} such)")
-    return fused_as(parent, held, state)
-
-
-def fused_as(
-    parent: Parent, held: Mapping[str, Sequence[Tensor]], state: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """Whole Megatron tensors of what each of them holds, see `to_megatron`."""
     return {name: _fused(parent, [(t, _checked(t, state)) for t in together]) for name, together in held.items()}
 
 

@@ -24,8 +24,8 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import EXTRAS, require
 from nemo_elastic.io.outputs import Output
 
+from .checkpoint import GGUF, Checkpoint, Shapes, is_gguf, unreplaced
 from .hf import reading as hf
-from .source import GGUF, Shapes, Source, is_gguf, unreplaced
 from .tokenizer import TOKENIZER_FILES
 
 __all__ = [
@@ -40,7 +40,7 @@ CHECKPOINT = Output("a checkpoint")
 class Reader(Protocol):
     """A module that reads a format: all of a folder, tensors later; or its description without the weights."""
 
-    def open_folder(self, folder: Path) -> Source: ...
+    def open_folder(self, folder: Path) -> Checkpoint: ...
 
     def read_shapes(self, folder: Path) -> Shapes: ...
 
@@ -69,7 +69,7 @@ FORMATS = (
 )
 
 
-def open_source(folder: str | Path) -> Source:
+def open_source(folder: str | Path) -> Checkpoint:
     """Open a family, a member, any plain Nemotron-H folder or a NeMo checkpoint; check that shapes and tensors agree.
 
     A name that is no path is an id on the hub (`local_folder`). Errors name the file.

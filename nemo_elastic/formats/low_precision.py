@@ -10,9 +10,8 @@ numbers are found when weights are loaded, and by `verify`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,8 +31,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "CACHE", "Torn", "Weights", "bad_scales", "cache_of_member", "check_cache", "check_cache_scales",
+    "CACHE", "Changed", "SplitBlockError", "bad_scales", "cache_of_member", "check_cache", "check_cache_scales",
     "check_no_others", "codes_and_scales", "find_low", "has_cache", "requantized", "select", "share_changed",
+    "stored_scale", "stored_values",
 ]  # fmt: skip
 
 #: last parts of names of the cache's scales: ModelOpt has them at the projections, compressed-tensors at the mixer
@@ -42,132 +42,51 @@ CACHE = ("k_scale", "v_scale")
 _SAYS = ("kv_cache_quant_algo", "kv_cache_scheme")
 
 
-class Torn(ElasticError):
+class SplitBlockError(ElasticError):
     """A member keeps a part of a block that has one scale."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model's weights as files have them.
-
-    Attributes:
-        tensors: by their names in a file.
-        quantized: weights of low precision, whose codes and scales are among the tensors: how they are stored.
-        changed: of requantized weights, by name and first row: sum of squares of the values, and of the differences
-            that requantizing made; filled while the weights are written.
-    """
-
-    tensors: Mapping[str, Tensor]
-    quantized: Mapping[str, Stored] = field(default_factory=dict)
-    changed: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        """Of the weights: those of full precision, and of low precision under their own names."""
-        parts = {part for name, stored in self.quantized.items() for part in stored.parts(name).values()}
-        return [n for n in self.tensors if n not in parts and n.rpartition(".")[2] not in CACHE] + list(self.quantized)
-
-    def parts(self, name: str) -> dict[str, Tensor]:
-        """Tensors of a weight of low precision, by their names behind the module's."""
-        return {part: self.tensors[full] for part, full in self.quantized[name].parts(name).items()}
-
-    def dtype(self, name: str) -> str:
-        """Dtype of a weight, or its low precision."""
-        return self.quantized[name].scheme.precision if name in self.quantized else self.tensors[name].dtype
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight."""
-        if name not in self.quantized:
-            return self.tensors[name].shape
-        scheme = self.quantized[name].scheme
-        rows, codes = self.parts(name)[scheme.codes[0]].shape
-        return rows, codes * scheme.per_code
-
-    def scale(self, name: str) -> np.ndarray:
-        """What codes of a weight, or its scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
-        return _scale(self.quantized[name], self.parts(name))
-
-    def torch(self, name: str, dtype: torch.dtype | None = None, *, copy: bool = True) -> torch.Tensor:
-        """A weight as torch has it; see `Tensor.torch`.
-
-        Args:
-            name: of the weight.
-            dtype: of one of low precision, bfloat16 by default; others keep their own.
-            copy: see `Tensor.torch`.
-        """
-        with inside(name):
-            if name not in self.quantized:
-                return self.tensors[name].torch(copy=copy)
-            import torch
-
-            return _values(self.quantized[name], self.parts(name), dtype or torch.bfloat16)
-
-    def as_torch(self, dtype: torch.dtype | None = None) -> Mapping[str, torch.Tensor]:
-        """The weights by name, each read on access; the memory of a mapped file is shared."""
-        return _Read(self, dtype)
-
-    @property
-    def low(self) -> Stored | None:
-        """How most weights of low precision are stored; None where there are none."""
-        return Counter(self.quantized.values()).most_common(1)[0][0] if self.quantized else None
-
-
-@dataclass(frozen=True)
-class _Read(Mapping):
-    weights: Weights
-    dtype: torch.dtype | None
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self.weights.torch(name, self.dtype, copy=False)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.weights.names)
-
-    def __len__(self) -> int:
-        return len(self.weights.names)
 
 
 # ------------------------------------------------------------------ what a cut keeps
 
 
-def select(
-    weights: Weights, name: str, selections: Sequence[Selection]
-) -> dict[str, tuple[Tensor, tuple[Selection, ...]]]:
-    """Each tensor of a weight by its name behind the module's, and what selections of the weight keep of it.
+def select(stored: Stored, parts: Mapping[str, Tensor], selections: Sequence[Selection]) -> dict[str, Tensor]:
+    """What selections of a weight keep of each of its tensors, by their names after the module's.
 
     Raises:
-        Torn: a block that has one scale stays in part.
+        SplitBlockError: a block that has one scale stays in part.
     """
-    stored, out = weights.quantized[name], {}
-    for part, tensor in weights.parts(name).items():
+    out = {}
+    for part, tensor in parts.items():
         columns = stored.columns(part)
         if columns is None or not selections:
-            out[part] = tensor, ()
-            continue
-        if columns == 0:
-            out[part] = tensor, (selections[0], Selection((ONE,)))
-            continue
-        blocks = selections[1].in_blocks(columns)
-        if blocks is None:
+            out[part] = tensor
+        elif columns == 0:
+            out[part] = tensor.take((selections[0], Selection((ONE,))))
+        elif (blocks := selections[1].in_blocks(columns)) is not None:
+            out[part] = tensor.take((selections[0], blocks))
+        else:
             whole, kept = selections[1].size, selections[1].kept_size
             what = f"{kept} of {whole} channels are not whole blocks of {columns}"
-            raise Torn(f"{what}; --requantize rounds the weight again")
-        out[part] = tensor, (selections[0], blocks)
+            raise SplitBlockError(f"{what}; --requantize rounds the weight again")
     return out
 
 
-def requantized(weights: Weights, name: str, selections: Sequence[Selection]) -> dict[str, Tensor]:
+#: of requantized weights, by name and first row: sums of squares of the values, and of what requantizing changed
+Changed = dict[tuple[str, int], tuple[float, float]]
+
+
+def requantized(
+    name: str, stored: Stored, parts: Mapping[str, Tensor], selections: Sequence[Selection], changed: Changed
+) -> dict[str, Tensor]:
     """A weight's tensors where selections tear blocks: codes and block scales are computed from the values again, some
-    rows at a time, under the same scale of scales.
+    rows at a time, under the same scale of scales. `changed` is filled while they are read.
 
     Raises:
-        Torn: the columns that stay are no blocks at all.
+        SplitBlockError: the columns that stay are no blocks at all.
     """
-    stored, parts, shape = weights.quantized[name], weights.parts(name), weights.shape(name)
-    scheme, kept = stored.scheme, selections[1].kept_size
+    scheme, kept, shape = stored.scheme, selections[1].kept_size, stored.shape(parts)
     if kept % scheme.block:
-        raise Torn(f"{kept} channels are no multiple of {scheme.block}: take another size")
-    codes = parts[scheme.codes[0]]
+        raise SplitBlockError(f"{kept} channels are no multiple of {scheme.block}: take another size")
 
     def values(first: int, last: int) -> np.ndarray:
         import torch
@@ -177,32 +96,32 @@ def requantized(weights: Weights, name: str, selections: Sequence[Selection]) ->
             for part, tensor in parts.items()
         }
         with inside(name):
-            return _values(stored, some, torch.float32).numpy().view("<u4")
+            return stored_values(stored, some, torch.float32).numpy().view("<u4")
 
-    values_rc = replace(Tensor.made("F32", shape, values, codes), span=shape[1]).take(selections)
+    values_rc = replace(Tensor.made("F32", shape, values, parts[scheme.codes[0]]), span=shape[1]).take(selections)
 
     def compute(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         from nemo_elastic.nn.low_precision import nvfp4_codes, nvfp4_values
 
-        scale = torch.from_numpy(weights.scale(name))
+        scale = torch.from_numpy(stored_scale(stored, parts))
         was_rc = torch.from_numpy(values_rc.rows(first, last).view("<f4"))
         own, scales = nvfp4_codes(was_rc, scale)
         changed_rc = nvfp4_values(own, scales, scale, torch.float32) - was_rc
         was, error = (float(some.double().square().sum()) for some in (was_rc, changed_rc))
-        weights.changed[name, first] = was, error
+        changed[name, first] = was, error
         return Tensor.of(own).words, Tensor.of(scales).words
 
-    return parts | codes_and_scales(scheme, values_rc, compute)
+    return {**parts, **codes_and_scales(scheme, values_rc, compute)}
 
 
 def codes_and_scales(
     scheme: Scheme, source: Tensor, compute: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Tensor]:
-    """Codes and scales of the blocks of a matrix, by their names behind the module's, both computed from its rows.
+    """Codes and scales of the blocks of a matrix, by their names after the module's, both computed from its rows.
 
-    A writer asks for the scales right behind the codes: they wait for it, an eighth of the codes in size.
+    A writer asks for the scales right after the codes: they wait for it, an eighth of the codes in size.
 
     Args:
         scheme: how they are stored; it has blocks.
@@ -226,28 +145,28 @@ def codes_and_scales(
     }
 
 
-def share_changed(changed: Mapping[Any, tuple[float, float]]) -> float | None:
+def share_changed(changed: Changed) -> float | None:
     """Root mean square of the differences that requantizing made, relative to the weights; None for no such weight."""
     power = sum(was for was, _ in changed.values())
     return (sum(error for _, error in changed.values()) / power) ** 0.5 if power else None
 
 
-def _scale(stored: Stored, parts: Mapping[str, Tensor]) -> np.ndarray:
-    """What codes, or scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
+def stored_scale(stored: Stored, parts: Mapping[str, Tensor]) -> np.ndarray:
+    """What codes of a weight, or its scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
     scheme = stored.scheme
     value = parts[scheme.over or scheme.scale[0]].numpy().astype(np.float32)
     value = value.reshape(()) if value.size == 1 else value.reshape(-1, 1)
     return np.asarray(np.float32(1) / value if scheme.inverse else value)
 
 
-def _values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
+def stored_values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
     """The weight that codes and scales stand for, [rows, columns]."""
     import torch
 
     from nemo_elastic.nn.low_precision import fp8_values, nvfp4_values
 
     scheme = stored.scheme
-    codes, scale = parts[scheme.codes[0]].torch(copy=False), torch.from_numpy(_scale(stored, parts))
+    codes, scale = parts[scheme.codes[0]].torch(copy=False), torch.from_numpy(stored_scale(stored, parts))
     if not scheme.block:
         return fp8_values(codes, scale, dtype)
     blocks = parts[scheme.scale[0]]

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
+
+from .tensor import Tensor
 
 __all__ = [
     "COMPRESSED", "FLOATS", "LAYOUTS", "MODELOPT", "SCHEMES", "WEIGHT", "Scheme", "Stored", "scheme_of",
@@ -22,7 +25,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a layout stores the weights of a low precision. Names are those behind the module's: `weight_scale`.
+    """How a layout stores the weights of a low precision. Names are those after the module's: `weight_scale`.
 
     Attributes:
         precision: nvfp4 or fp8.
@@ -93,9 +96,14 @@ class Stored(NamedTuple):
     by_row: bool = False
 
     def parts(self, weight: str) -> dict[str, str]:
-        """The weight's tensors, by their names behind the module's: their names in a file."""
+        """The weight's tensors, by their names after the module's: their names in a file."""
         left = () if self.activations else (self.scheme.activations,)
         return {name: weight.removesuffix(WEIGHT) + name for name in self.scheme.names if name not in left}
+
+    def shape(self, parts: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """Shape of the weight whose tensors, by their names after the module's, are given."""
+        rows, codes = parts[self.scheme.codes[0]].shape
+        return rows, codes * self.scheme.per_code
 
     def columns(self, part: str) -> int | None:
         """Columns of the weight that an element of one of its tensors is for; 0: all of a row, None: all of it."""

@@ -32,10 +32,10 @@ __all__ = ["SPAN", "Extent", "Handle", "Tensor"]
 #: bytes of the source that one piece spans: few enough to stay in a cache from being read to being written, and for
 #: memory that the allocator has at hand
 SPAN = 2**20
-#: bytes that go and are read all the same, where rows stay before and behind them: less than another call costs
+#: bytes that go and are read all the same, where rows stay before and after them: less than another call costs
 GAP = 2**18
 
-#: first row, and the one behind the last
+#: first row, and the one after the last
 Run = tuple[int, int]
 
 

@@ -21,17 +21,17 @@ import torch
 import yaml
 
 from nemo_elastic.core.family import Parent, Subnet
-from nemo_elastic.core.layout import Tensor, by_megatron, tensors
-from nemo_elastic.core.prediction import PREFIX, Prediction
+from nemo_elastic.core.layout import Tensor, tensors
+from nemo_elastic.core.prediction import Prediction
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.adapter import extra_states, fused_as, stacked_of, to_megatron, to_parts
+from nemo_elastic.formats.adapter import extra_states, stacked_of, to_megatron, to_parts
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.source import Source
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.io.write import atomic_write
-from nemo_elastic.slicing.pieces import cut_behind, cut_weights
+from nemo_elastic.slicing.cutting import cut
 
 from .cpu import cuda_as_cpu
 
@@ -63,18 +63,14 @@ def write_megatron_checkpoint(
 
     sizes = stock_sizes(parent, member.validate(parent), experts=True)
     with atomic_dir(out, force, kind=CHECKPOINT) as folder:
-        behind = {name: t for name, t in tensors_hf.items() if name.startswith(PREFIX)}
-        state = to_megatron(parent, member, {name: t for name, t in tensors_hf.items() if name not in behind})
+        state = to_megatron(parent, member, tensors_hf, prediction)
         check_room(folder, sum(t.nbytes for t in state.values()))
         dtype = dtype_args(state["embedding.word_embeddings.weight"].dtype)
         release = folder / RELEASE
         release.mkdir()
-        model = sharded(parent, member, state)
+        mtp = [] if prediction is None else prediction.tensors(parent, member)
+        model = sharded(parent, member, state, more=mtp)
         if prediction is not None:
-            own, shape = prediction.behind(parent), prediction.member(parent, member)
-            assert shape is not None
-            held = prediction.tensors(parent, member)
-            model |= sharded(own, shape, fused_as(own, by_megatron(held), behind), held=held)
             sizes |= {"mtp_num_layers": steps, "mtp_hybrid_override_pattern": prediction.pattern}
             sizes |= {"mtp_use_repeated_layer": prediction.steps != steps}
         content = {"checkpoint_version": 3.0, "iteration": 0, "model": model}
@@ -85,15 +81,14 @@ def write_megatron_checkpoint(
     return Path(out)
 
 
-def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
+def write_cut(source: Checkpoint, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
     """Cut a member out of what was opened: the writer of `slice --format megatron`."""
-    tensors = dict(cut_weights(source, target).as_torch())
-    predicts, behind = source.predicts, cut_behind(source, target)
-    if predicts is None or not behind.tensors:
-        return write_megatron_checkpoint(out, source.parent, target, tensors, force)
-    tensors |= behind.as_torch()
-    steps = source.config["num_nextn_predict_layers"]
-    return write_megatron_checkpoint(out, source.parent, target, tensors, force, prediction=predicts, steps=steps)
+    member = cut(source, target)
+    prediction = member.prediction if member.mtp else None
+    steps = source.config["num_nextn_predict_layers"] if prediction is not None else 0
+    return write_megatron_checkpoint(
+        out, source.parent, target, member.as_torch(), force, prediction=prediction, steps=steps
+    )
 
 
 def _run_config(sizes: Mapping[str, Any], dtype: Mapping[str, Any], seq_length: int) -> dict[str, Any]:
@@ -123,20 +118,21 @@ def sharded(
     member: Subnet,
     state: Mapping[str, torch.Tensor],
     prefix: str = "",
-    held: Sequence[Tensor] | None = None,
+    more: Sequence[Tensor] = (),
 ) -> dict[str, Any]:
     """Every tensor and empty extra state as megatron-core's writer takes them, on one process that holds all.
 
     What is stored as one is handed over one by one, as expert-parallel ranks do: nothing is copied.
 
     Args:
-        held: the tensors, if not the model's; a tied model has the head's extra state, too.
+        state: by name in megatron-core's model; a tied model has the head's extra state, too.
+        more: tensors of layers that predict further tokens.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedObject
 
-    held = tensors(replace(parent, tied=False), member) if held is None else held
-    out = _placed(to_parts(parent, member, held, state), prefix)
-    for name, count in extra_states(held):
+    whole = [*tensors(replace(parent, tied=False), member), *more]
+    out = _placed(to_parts(parent, member, whole, state), prefix)
+    for name, count in extra_states(whole):
         for i in range(count):
             key = f"{prefix}{name}" if count == 1 else f"{prefix}{name}.{i}"
             out[key] = ShardedObject(f"{prefix}{name}", None, (count,), (i,))

@@ -21,22 +21,22 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.core.prefix import Selection
 from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import SHARD_BYTES, Model, Progress, write_models
-from nemo_elastic.formats.low_precision import Weights, codes_and_scales
+from nemo_elastic.formats.hf.writing import SHARD_BYTES, Progress, write_checkpoints
+from nemo_elastic.formats.low_precision import codes_and_scales
 from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.outputs import atomic_dir, check_apart
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
+from nemo_elastic.slicing.cutting import cut, kept_parts
 from nemo_elastic.slicing.family_folder import FAMILY, QUANTIZED, write_weights
 from nemo_elastic.slicing.lineage import lineage_of, provenance_in
-from nemo_elastic.slicing.pieces import kept_parts
 from nemo_elastic.slicing.slicer import MEMBER, describe_member
 
 from .activations import Ranges
 
-__all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize_folder", "quantized_weights", "torn_members"]
+__all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize", "quantize_folder", "quantized_weights", "torn_members"]
 
 
 def _says(path: Path) -> bool:
@@ -109,7 +109,7 @@ class Weight:
         return Tensor.of(codes).words, Tensor.of(scales).words
 
 
-def quantized_weights(source: Source, scheme: Scheme) -> dict[str, tuple[str, int]]:
+def quantized_weights(source: Checkpoint, scheme: Scheme) -> dict[str, tuple[str, int]]:
     """Weights that get low precision: name -> row and layer.
 
     Args:
@@ -120,7 +120,7 @@ def quantized_weights(source: Source, scheme: Scheme) -> dict[str, tuple[str, in
         raise ElasticError(f"{source.folder}: its weights are in {source.precision} already")
     rows = default_rows(source.parent)
     out = {}
-    for t in layout.tensors(source.parent, source.held):
+    for t in layout.tensors(source.parent, source.subnet):
         if t.index is None or (t.row.name, t.index) not in rows:
             continue
         if not scheme.block or t.shape[1] % scheme.block == 0:
@@ -136,17 +136,17 @@ def quantized_weights(source: Source, scheme: Scheme) -> dict[str, tuple[str, in
     return out
 
 
-def _cut(source: Source, member: Subnet, weights: Collection[str]) -> dict[str, tuple[Selection, ...]]:
+def _cut(source: Checkpoint, member: Subnet, weights: Collection[str]) -> dict[str, tuple[Selection, ...]]:
     """What a member keeps of each of some weights."""
     return {own: kept for own, kept in kept_parts(source, member).values() if own in weights}
 
 
-def torn_members(source: Source, scheme: Scheme, weights: Collection[str]) -> dict[str, list[str]]:
+def torn_members(source: Checkpoint, scheme: Scheme, weights: Collection[str]) -> dict[str, list[str]]:
     """Members that cannot be cut as bytes, each with the rows of the weights of which blocks would be torn."""
     if not scheme.block:
         return {}
     out: dict[str, list[str]] = {}
-    rows = {t.hf: t.row.name for t in layout.tensors(source.parent, source.held)}
+    rows = {t.hf: t.row.name for t in layout.tensors(source.parent, source.subnet)}
     for name, member in source.members.items():
         torn = {
             rows[own] for own, kept in _cut(source, member, weights).items() if kept[1].in_blocks(scheme.block) is None
@@ -156,8 +156,22 @@ def torn_members(source: Source, scheme: Scheme, weights: Collection[str]) -> di
     return out
 
 
+def quantize(source: Checkpoint, scheme: Scheme, ranges: Ranges | None = None) -> Checkpoint:
+    """A checkpoint whose weights of `quantized_weights` have low precision; see `quantize_folder`."""
+    stored, whole = Stored(scheme, ranges is not None), cut(source, source.subnet)
+    tensors, storage = {}, {}
+    rows = quantized_weights(source, scheme)
+    for name, tensor in whole.tensors.items():
+        if name in rows:
+            storage[name] = stored
+            tensors |= Weight(name, tensor, scheme, _range(ranges, rows[name])).tensors()
+        else:
+            tensors[name] = tensor
+    return replace(whole, tensors=tensors, storage=storage, family=source.family)
+
+
 def quantize_folder(
-    source: str | Path | Source,
+    source: str | Path | Checkpoint,
     out: str | Path,
     scheme: Scheme,
     *,
@@ -182,26 +196,19 @@ def quantize_folder(
     """
     if ranges is None and not scheme.block and scheme.layout == MODELOPT:
         raise bad("ranges", None, f"largest inputs: {scheme.precision} in the layout {MODELOPT} has scales of inputs")
-    opened = source if isinstance(source, Source) else open_source(source)
+    opened = source if isinstance(source, Checkpoint) else open_source(source)
     check_apart(out, opened.folder)
-    rows = quantized_weights(opened, scheme)
-    weights = {name: Weight(name, opened.tensors[name], scheme, _range(ranges, at)) for name, at in rows.items()}
-    tensors: dict[str, Tensor] = {}
-    for t in layout.tensors(opened.parent, opened.held):
-        tensors |= weights[t.hf].tensors() if t.hf in weights else {t.hf: opened.tensors[t.hf]}
-    stored, lineage = Stored(scheme, ranges is not None), lineage_of(opened.companions, opened.config)
-    own = Weights(tensors, dict.fromkeys(weights, stored))
-    model = Model(Path(out), opened.parent, opened.held, own, opened.config, opened.companions, opened.behind)
+    rows, model = quantized_weights(opened, scheme), quantize(opened, scheme, ranges)
+    lineage = lineage_of(opened.companions, opened.config)
     made = {QUANTIZED: {"to": scheme.precision, "layout": scheme.layout, "by": f"nemo-elastic {__version__}"}}
     if opened.family is not None:
         family = replace(opened.family, provenance=dict(opened.family.provenance) | made)
-        write_weights(model, family, lineage, force, shard_bytes, progress, FAMILY_LOW)
+        write_weights(Path(out), model, family, lineage, force, shard_bytes, progress, FAMILY_LOW)
         return rows
     origin = replace(opened.origin, provenance=dict(opened.origin.provenance) | made)
     with atomic_dir(out, force, kind=MEMBER_LOW) as folder:
-        model = replace(model, folder=folder)
-        describe_member(model, origin, lineage, low=stored)
-        write_models([model], shard_bytes=shard_bytes, progress=progress)
+        describe_member(folder, replace(model, origin=origin), lineage)
+        write_checkpoints({folder: model}, shard_bytes=shard_bytes, progress=progress)
     return rows
 
 

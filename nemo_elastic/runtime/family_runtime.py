@@ -13,8 +13,8 @@ import torch
 
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import check_nested
@@ -166,20 +166,20 @@ class FamilyRuntime:
         return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-def path_of(source: Source) -> dict[str, Subnet]:
+def path_of(source: Checkpoint) -> dict[str, Subnet]:
     """Names and shapes of an opened folder's members, largest first; it has one where there is no `elastic.json`."""
     if source.family is not None:
         return source.members
-    return {source.origin.name or FULL: source.held}
+    return {source.origin.name or FULL: source.subnet}
 
 
-def members_of(source: Source) -> dict[str, Subnet]:
+def members_of(source: Checkpoint) -> dict[str, Subnet]:
     """Names and shapes that can be selected of an opened folder: its members, then extra shapes."""
     return path_of(source) | source.extras
 
 
 def load_family(
-    folder: str | Path | Source,
+    folder: str | Path | Checkpoint,
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -211,11 +211,11 @@ def load_family(
             model computes or that cannot hold them, or a device that is not here.
     """
     check_device(device)
-    source = folder if isinstance(folder, Source) else open_source(folder)
+    source = folder if isinstance(folder, Checkpoint) else open_source(folder)
     try:
         # read one by one, from mapped files: nothing is in memory twice
         return FamilyRuntime(
-            ReadWeights(source.parent, source.held, source.weights.as_torch(dtype)), path_of(source),
+            ReadWeights(source.parent, source.subnet, source.as_torch(dtype)), path_of(source),
             extras=source.extras, dtype=dtype, device=device, copy=not mmap, companions=Companions.of(source),
         )  # fmt: skip
     except ElasticError as exc:

@@ -16,7 +16,7 @@ import torch
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.tokenizer import FamilyTokenizer, check_messages
 from nemo_elastic.io.read import read_json
 from nemo_elastic.io.values import integer
@@ -47,7 +47,7 @@ class Companions:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: Source) -> Companions:
+    def of(cls, source: Checkpoint) -> Companions:
         """Those of an opened folder."""
         return cls(source.companions, source.config)
 

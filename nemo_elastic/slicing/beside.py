@@ -12,13 +12,12 @@ from typing import Any
 from nemo_elastic.core.manifest import CALIBRATION
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.errors import ElasticError, shown
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, digest, read_checksums
 from nemo_elastic.formats.hf.config import PUZZLE, to_hf_config
 from nemo_elastic.formats.hf.quant_config import KEY, OURS, described
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.hf.writing import CONFIG, GENERATION, INDEX, REMOTE_CODE, remote_code
-from nemo_elastic.formats.low_precision import has_cache
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES
 from nemo_elastic.io.read import read_bytes, read_json
 
@@ -48,7 +47,7 @@ class Check:
     figure: str
 
 
-def beside_checks(source: Source, parent: Source | None) -> Iterator[Check]:
+def beside_checks(source: Checkpoint, parent: Checkpoint | None) -> Iterator[Check]:
     """Check the files beside the weights of a folder; nothing where that is a checkpoint of NeMo's.
 
     `parent` is the family that it is a cut of, or the model that it was made from.
@@ -58,8 +57,9 @@ def beside_checks(source: Source, parent: Source | None) -> Iterator[Check]:
     yield _config(source, parent)
     yield _files(source)
     yield from _code(source)
-    if parent is not None and _in_family(source.folder) and (parent.companions / CONFIG).is_file():
-        yield _companions(source.folder, parent.companions)
+    companions = None if parent is None else parent.companions
+    if companions is not None and _in_family(source.folder) and (companions / CONFIG).is_file():
+        yield _companions(source.folder, companions)
 
 
 def _in_family(folder: Path) -> bool:
@@ -75,18 +75,17 @@ def _digest(path: Path) -> str | None:
     return digest(read_bytes(path)) if path.is_file() else None
 
 
-def _config(source: Source, parent: Source | None) -> Check:
+def _config(source: Checkpoint, parent: Checkpoint | None) -> Check:
     """Compare `config.json` with the one that is written for this shape, numerics and code included."""
     if not is_ours(source.folder):
         return Check("config", None, "skipped: others wrote the folder")
     # settings without a shape are the source's: those of the family, where a member of it has it for a parent
     cut = parent is not None and (source.folder / MEMBER_FILE).is_file() and _in_family(parent.folder)
     base = parent.config if parent is not None and cut else source.config
-    right = to_hf_config(source.parent, source.held, dtype=source.dtype, base=base, prediction=bool(source.prediction))
-    stored, low = source.weights.quantized, source.config.get(KEY)
-    if stored and (low or {}).get("producer", OURS) == OURS:  # others word it in their own way
-        cache = has_cache(low, source.tensors)
-        right[KEY], _ = described(source.parent, source.held, stored, list(source.prediction), cache)
+    right = to_hf_config(source.parent, source.subnet, dtype=source.dtype, base=base, prediction=bool(source.mtp))
+    low = source.config.get(KEY)
+    if source.storage and (low or {}).get("producer", OURS) == OURS:  # others word it in their own way
+        right[KEY], _ = described(source)
     elif KEY in source.config:
         right[KEY] = low
     names, given = sorted(source.config.keys() | right.keys()), source.config
@@ -97,7 +96,7 @@ def _config(source: Source, parent: Source | None) -> Check:
     return Check("config", False, _first(wrong, f"{actual}, not {wanted}"))
 
 
-def _files(source: Source) -> Check:
+def _files(source: Checkpoint) -> Check:
     """Compare every file that a loader reads with its digest; a file without one is wrong, too."""
     folder = source.folder
     checksums = read_checksums(folder)
@@ -105,7 +104,7 @@ def _files(source: Source) -> Check:
         return Check("files", None, f"skipped: the folder has no {CHECKSUMS_FILE}")
     written = checksums.files
     changed = [name for name, right in written.items() if _digest(folder / name) != right]
-    weights = {raw.extent.path.name for raw in source.stored.values() if raw.extent is not None}
+    weights = {raw.extent.path.name for raw in source.tensors.values() if raw.extent is not None}
     read = {p.name for p in folder.iterdir() if p.suffix in _READ or p.name in (*TOKENIZER_FILES, _TEMPLATES)}
     wrong = changed + sorted(read - written.keys() - weights - _OWN)
     if wrong:
@@ -114,7 +113,7 @@ def _files(source: Source) -> Check:
     return Check("files", True, f"{len(written)} as they were written: {', '.join(written)}")
 
 
-def _code(source: Source) -> Iterator[Check]:
+def _code(source: Checkpoint) -> Iterator[Check]:
     """Whether code that a loader would run is ours."""
     folder = source.folder
     if source.config.get("model_type") == PUZZLE:

@@ -14,7 +14,7 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.limits import LIMITS, Limit
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, inside
-from nemo_elastic.formats.source import Shapes
+from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.io.read import read_json
 
 __all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
@@ -103,7 +103,7 @@ def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
     family = source.origin.family
     if family is None:
         raise ElasticError(f"{source.folder}: is one model, not a family; {instead}")
-    sizes = path(family, source.held)
+    sizes = path(family, source.subnet)
     if not sizes:
         least = family.members[-1].name
         raise ElasticError(f"{source.folder}: its family's smallest member, {least}, is not inside it; {instead}")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,12 @@ from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used
+from nemo_elastic.core.prediction import is_mtp
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.schemes import MODELOPT, Stored
-from nemo_elastic.formats.source import Origin
+from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.values import human_bytes, three_digits
 
 from .lineage import Lineage
@@ -74,22 +77,10 @@ def width(member: Subnet, axis: str) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
-def member_card(
-    parent: Parent,
-    member: Subnet,
-    origin: Origin,
-    dtype: str,
-    tokenizer: bool,
-    lineage: Lineage = Lineage(),
-    left_out: str | None = None,
-    low: Stored | None = None,
-    predicting: int = 0,
-) -> str:
-    """Give the model card of one member.
-
-    `dtype` is a name in a safetensors header, `left_out` the words for what its source has and it has not,
-    `predicting` the number of parameters in layers that predict more than one token.
-    """
+def member_card(model: Checkpoint, lineage: Lineage = Lineage(), left_out: str | None = None) -> str:
+    """Give the model card of one member; `left_out` is what its source has and it has not, in words."""
+    parent, member, origin = model.parent, model.subnet, model.origin
+    predicting = sum(math.prod(model.shape(name)) for name in model.names if is_mtp(name))
     count = parameters(parent, member)
     known = () if origin.family is None else (*origin.family, *origin.family.extras)
     limits = limits_used(parent, (replace(m, name="this model") for m in known if m.name == origin.name))
@@ -99,20 +90,20 @@ def member_card(
     notes = _notes(origin, member == parent.full, predicting, left_out)
     return f"""\
 ---
-{_front_matter(lineage, low)}
+{_front_matter(lineage, model.low)}
 ---
 
 # {title}
 
 This model is one member of a nested Nemotron-H family. nemo-elastic cut it out of the family's weights. {notes}
 
-{_table(parent, {"this model": member, "parent": parent.full}, dtype, low, limits)}
+{_table(parent, {"this model": member, "parent": parent.full}, model, limits)}
 
 Layers ({", ".join(f"{kind.symbol} {kind.words}" for kind in kinds)}): `{member.pattern}`
 
 ## Use
 
-{_usage(member, tokenizer, low)}
+{_usage(model)}
 
 ## Configuration
 
@@ -124,16 +115,14 @@ can be cut from this folder.
 {_provenance(origin.ranking, origin.provenance)}"""
 
 
-def family_card(
-    family: Family, dtype: str, tokenizer: bool, lineage: Lineage = Lineage(), low: Stored | None = None
-) -> str:
-    """Give the model card of a family folder; see `member_card`."""
+def family_card(model: Checkpoint, family: Family, lineage: Lineage = Lineage()) -> str:
+    """Give the model card of a family folder, whose weights are the model's."""
     whole, parent = family.members[0], family.parent
     commands = (f"nemo-elastic slice . --member {m.name} --out ../{m.name}" for m in family.members[1:])
     members = {m.name: m.subnet for m in family}
     return f"""\
 ---
-{_front_matter(lineage, low)}
+{_front_matter(lineage, model.low)}
 ---
 
 # A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters
@@ -145,11 +134,11 @@ The weights in this folder are the largest member, {whole.name}. The other membe
 {_LINE.join(commands)}
 ```
 
-{_table(parent, members, dtype, low, limits_used(parent, family))}
+{_table(parent, members, model, limits_used(parent, family))}
 
 ## Use
 
-{_usage(whole.subnet, tokenizer, low, family=True)}
+{_usage(model, family=True)}
 
 {_provenance(family.ranking_digest, family.provenance)}"""
 
@@ -179,10 +168,8 @@ def _front_matter(lineage: Lineage, low: Stored | None) -> str:
     return "\n".join((*own, *lineage.lines()))
 
 
-def _table(
-    parent: Parent, members: dict[str, Subnet], dtype: str, low: Stored | None, limits: Mapping[str, str]
-) -> str:
-    spec = serving_spec(dtype if low is None else low.scheme.precision)
+def _table(parent: Parent, members: dict[str, Subnet], model: Checkpoint, limits: Mapping[str, str]) -> str:
+    spec = serving_spec(model.precision or model.dtype)
     rows: dict[str, list[str]] = {"parameters": [f"{parameters(parent, m):,}" for m in members.values()]}
     if has_inactive(parent):
         rows["active parameters"] = [f"{active_parameters(parent, m):,}" for m in members.values()]
@@ -220,7 +207,8 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     return {"float32": "fp32", "float16": "fp16"}.get(named, "bf16")
 
 
-def _usage(member: Subnet, tokenizer: bool, low: Stored | None, family: bool = False) -> str:
+def _usage(model: Checkpoint, family: bool = False) -> str:
+    member, low, tokenizer = model.subnet, model.low, find_tokenizer(model.companions) is not None
     code, parts, options = not member.is_uniform, [], ""
     if not tokenizer:
         parts.append("This folder has no tokenizer. The model uses the parent's tokenizer.")

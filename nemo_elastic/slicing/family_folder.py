@@ -19,11 +19,9 @@ from nemo_elastic.core.limits import figure
 from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.checkpoint import Checkpoint, in_memory
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, tensors_of, write_models, write_text
-from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
 from nemo_elastic.io.outputs import Output, atomic_dir, check_output
 from nemo_elastic.io.read import json_object, read_json
 
@@ -53,7 +51,6 @@ def write_family(
     *,
     base: Mapping[str, Any] | None = None,
     lineage: Lineage | None = None,
-    prediction: Mapping[str, Tensor] | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
@@ -63,12 +60,12 @@ def write_family(
     Args:
         out: The folder to write, whole or not at all.
         parent: Shape of the parent, with its FFN stripes; the family's own.
-        tensors: Its weights, sorted: name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
+        tensors: Its weights, sorted: name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor. Those of
+            layers that predict further tokens, which `base` describes, may be among them.
         family: Its members.
         tokenizer_dir: Folder whose tokenizer, generation settings and licence are copied.
         base: `config.json` whose settings without a shape (token ids, context length, ...) are taken over.
         lineage: Licence and base model for the card; what the card in `tokenizer_dir` says when None.
-        prediction: Tensors of layers that predict more than one token, which `base` describes.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -81,13 +78,13 @@ def write_family(
     if tokenizer_dir is not None and not Path(tokenizer_dir).is_dir():
         raise bad("tokenizer_dir", str(tokenizer_dir), "an existing folder")
     files_from = Path(tokenizer_dir) if tokenizer_dir is not None else None
-    own, behind = tensors_of(parent, parent.full, tensors), Weights(prediction or {})
-    model = Model(Path(out), parent, parent.full, own, base, files_from, behind)
-    return write_weights(model, family, lineage or lineage_of(files_from), force, shard_bytes, progress)
+    model = in_memory(parent, parent.full, tensors, base, files_from)
+    return write_weights(Path(out), model, family, lineage or lineage_of(files_from), force, shard_bytes, progress)
 
 
 def write_weights(
-    model: Model,
+    out: Path,
+    model: Checkpoint,
     family: Family,
     lineage: Lineage,
     force: bool,
@@ -96,17 +93,16 @@ def write_weights(
     kind: Output = FAMILY,
 ) -> Path:
     """Write a family folder of its largest member; `kind` is the output that may be replaced in its place."""
-    with atomic_dir(model.folder, force, [model.files_from], kind) as folder:
-        write_models([replace(model, folder=folder)], shard_bytes=shard_bytes, progress=progress)
+    with atomic_dir(out, force, [model.companions], kind) as folder:
+        write_checkpoints({folder: model}, shard_bytes=shard_bytes, progress=progress)
         write_manifest(folder, model, family, lineage)
-    return model.folder
+    return out
 
 
-def write_manifest(folder: Path, model: Model, family: Family, lineage: Lineage) -> None:
+def write_manifest(folder: Path, model: Checkpoint, family: Family, lineage: Lineage) -> None:
     """Make a family of a folder with the weights of its largest member: the manifest and the card."""
     family.save(folder)
-    tokenizer = find_tokenizer(model.files_from) is not None
-    write_text(folder / CARD, family_card(family, model.dtype, tokenizer, lineage, model.weights.low))
+    write_text(folder / CARD, family_card(model, family, lineage))
 
 
 def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
@@ -165,7 +161,7 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
 
         family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
     write_family(folder / "family", family.parent, source.tensors, family, source.companions,
-                 base=source.config, prediction=source.prediction, force=True)  # fmt: skip
+                 base=source.config, force=True)  # fmt: skip
     members = {member.name: member.subnet for member in family}
     for cut in slice_members(folder / "family", folder / "members", members, force=True):
         print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)

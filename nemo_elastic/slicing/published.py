@@ -22,21 +22,21 @@ from nemo_elastic.core.kinds.mamba import GROUPS, MAMBA_HEADS, SHARDS
 from nemo_elastic.core.kinds.record import HF_LAYER
 from nemo_elastic.core.kinds.registry import striped_axes
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin, Shapes, same_words
 from nemo_elastic.formats.dtypes import DTYPES, FLOATS, ITEMSIZE
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.writing import CONFIG
-from nemo_elastic.formats.source import Origin, Shapes, Source, same_words
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.read import read_json
 
 from .by_size import read_subnet
-from .pieces import cut_weights
+from .cutting import cut
 
 __all__ = ["Child", "converts", "find_members", "member_of", "read_child", "same_cut"]
 
 #: a smaller model: with its weights, by its config alone, or a file with its shape
-Child = Source | Shapes | Path
+Child = Checkpoint | Shapes | Path
 
 
 class _Differs(ElasticError):
@@ -52,10 +52,10 @@ def read_child(place: str | Path) -> Child:
     config = read_json(path, strict=False)
     if not isinstance(config, dict) or "model_type" not in config:
         return path
-    return Shapes(path.parent, *from_hf_config(config, str(path)), config, None, Origin())
+    return Shapes(path.parent, *from_hf_config(config, str(path)), config, None, Origin(), companions=path.parent)
 
 
-def find_members(whole: Source, children: Mapping[str, Child]) -> tuple[Parent, dict[str, Subnet]]:
+def find_members(whole: Checkpoint, children: Mapping[str, Child]) -> tuple[Parent, dict[str, Subnet]]:
     """The parent's shape, with the axes and blocks that the children need, and theirs by name.
 
     Args:
@@ -69,7 +69,7 @@ def find_members(whole: Source, children: Mapping[str, Child]) -> tuple[Parent, 
     parent, first = _with_axes(whole.parent, children), None
     for parts in _head_parts(parent, children):
         own = parent if parts is None else replace(parent, **{SHARDS: parts})
-        opened = replace(whole, parent=own, held=own.full)
+        opened = replace(whole, parent=own, subnet=own.full)
         try:
             return own, {name: _member(opened, child) for name, child in children.items()}
         except _Differs as differs:
@@ -97,32 +97,36 @@ def _head_parts(parent: Parent, children: Mapping[str, Child]) -> Sequence[int |
     if said:
         return sorted(said)
     heads = parent.size(MAMBA_HEADS)
-    widths = {width for child in shapes if isinstance(child, Source) for width in child.held.widths(MAMBA_HEADS)}
+    widths = {width for child in shapes if isinstance(child, Checkpoint) for width in child.subnet.widths(MAMBA_HEADS)}
     if widths <= {heads}:
         return (None,)
     common = math.gcd(heads, *widths)
     return (None, *(n for n in range(1, common + 1) if common % n == 0 and n != parent.size(GROUPS)))
 
 
-def _member(whole: Source, child: Child) -> Subnet:
+def _member(whole: Checkpoint, child: Child) -> Subnet:
     """The shape of a child, whose Mamba heads are cut as the parent says."""
     if isinstance(child, Path):
         return read_subnet(child, whole.parent)
     member, heads = member_of(whole, child), whole.parent.size(MAMBA_HEADS)
-    cut = [i for i, layer in enumerate(member.layers) if layer.widths.get(MAMBA_HEADS, heads) < heads]
-    if cut and isinstance(child, Source) and (name := _difference(whole, child, cut[0], member.layers[cut[0]])):
+    fewer = [i for i, layer in enumerate(member.layers) if layer.widths.get(MAMBA_HEADS, heads) < heads]
+    if (
+        fewer
+        and isinstance(child, Checkpoint)
+        and (name := _difference(whole, child, fewer[0], member.layers[fewer[0]]))
+    ):
         said = f"tensor {name!r} keeps the Mamba heads neither of each group's front nor of that of equal parts"
         raise _Differs(said, child.folder)
     return member
 
 
-def member_of(whole: Source, child: Shapes) -> Subnet:
+def member_of(whole: Checkpoint, child: Shapes) -> Subnet:
     """The member of a parent that another folder is, by its config and, where it has fewer layers, by its weights.
 
     Raises:
         ElasticError: It is larger or has another rigid size; nothing says which layers it keeps.
     """
-    parent, held = whole.parent, child.held
+    parent, held = whole.parent, child.subnet
     with inside(child.folder):
         _check_rigid(parent, child.parent)
         widths = [_widths(parent, child.parent, layer) for layer in held.layers]
@@ -130,7 +134,7 @@ def member_of(whole: Source, child: Shapes) -> Subnet:
             raise bad("hidden", held.hidden, f"at most the parent's {parent.hidden}")
         if child.parent.pattern == parent.pattern:
             kept = held.kept
-        elif isinstance(child, Source):
+        elif isinstance(child, Checkpoint):
             kept = tuple(_kept_layers(whole, child, widths))
         else:
             unsaid = "a config does not say which layers were kept; give a folder with weights, or a file with a shape"
@@ -166,53 +170,53 @@ def _widths(parent: Parent, child: Parent, layer: Layer) -> dict[str, int]:
 # ------------------------------------------------------------------ by weights
 
 
-def _kept_layers(whole: Source, child: Source, widths: Sequence[Mapping[str, int]]) -> Iterator[int]:
+def _kept_layers(whole: Checkpoint, child: Checkpoint, widths: Sequence[Mapping[str, int]]) -> Iterator[int]:
     """The parent's layer that each layer of a child is cut from, in order: the one with the same norm.
 
     Where several have it, all of their tensors are compared.
     """
     first = 0
-    for at, (layer, own) in enumerate(zip(child.held.layers, widths, strict=True)):
+    for at, (layer, own) in enumerate(zip(child.subnet.layers, widths, strict=True)):
         same = [i for i in range(first, whole.parent.num_layers) if whole.parent.types[i] == layer.type]
         same = [i for i in same if _same_norm(whole, child, at, Layer(i, layer.type, own))]
         if len(same) > 1:
             same = [i for i in same if _difference(whole, child, at, Layer(i, layer.type, own)) is None][:1]
         if not same:
-            behind = f" behind layer {first - 1}" if first else ""
-            raise _Differs(f"layer {at}, {layer.type}, is the cut of no layer of {whole.folder}{behind}")
+            after = f" after layer {first - 1}" if first else ""
+            raise _Differs(f"layer {at}, {layer.type}, is the cut of no layer of {whole.folder}{after}")
         yield same[0]
         first = same[0] + 1
 
 
-def _same_norm(whole: Source, child: Source, at: int, layer: Layer) -> bool:
+def _same_norm(whole: Checkpoint, child: Checkpoint, at: int, layer: Layer) -> bool:
     """Whether a child's layer has the first tensor of a layer of the parent: the norm in front of it."""
     row = whole.parent.kind(layer.type).rows[0]
-    one = Subnet(child.held.hidden, (layer,))
+    one = Subnet(child.subnet.hidden, (layer,))
     kept = tuple(
-        layout.selection(whole.parent, row, dim, whole.held, one, layer.index) for dim in range(len(row.dims))
+        layout.selection(whole.parent, row, dim, whole.subnet, one, layer.index) for dim in range(len(row.dims))
     )
     theirs, ours = (layout.named(row.hf, index) for index in (at, layer.index))
     return same_cut(theirs, child.tensors[theirs], whole.tensors[ours].take(kept))
 
 
-def _difference(whole: Source, child: Source, at: int, layer: Layer) -> str | None:
+def _difference(whole: Checkpoint, child: Checkpoint, at: int, layer: Layer) -> str | None:
     """The first tensor in which a child's layer `at` is not that layer cut from the parent; None where it is."""
-    one = Subnet(child.held.hidden, (layer,)).validate(whole.parent)
+    one = Subnet(child.subnet.hidden, (layer,)).validate(whole.parent)
     alone, own = (layout.named(HF_LAYER, index) for index in (0, at))
-    cut = cut_weights(whole, one, requantize=True).tensors
-    cut = {own + name.removeprefix(alone): tensor for name, tensor in cut.items() if name.startswith(alone)}
-    for name, tensor in sorted(cut.items(), key=lambda item: item[1].nbytes):
+    kept = cut(whole, one, requantize=True).tensors
+    kept = {own + name.removeprefix(alone): tensor for name, tensor in kept.items() if name.startswith(alone)}
+    for name, tensor in sorted(kept.items(), key=lambda item: item[1].nbytes):
         if name not in child.tensors or not same_cut(name, child.tensors[name], tensor):
             return name
     return None
 
 
-def same_cut(name: str, tensor: Tensor, cut: Tensor) -> bool:
+def same_cut(name: str, tensor: Tensor, kept: Tensor) -> bool:
     """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
-    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[cut.dtype]
-    dtype = tensor.dtype if converts(cut, tensor.dtype) and not rounded else None
+    rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[kept.dtype]
+    dtype = tensor.dtype if converts(kept, tensor.dtype) and not rounded else None
     try:
-        return same_words(tensor, cut.cast(dtype, name))
+        return same_words(tensor, kept.cast(dtype, name))
     except ElasticError:  # the family has a number that this dtype cannot hold
         return False
 

@@ -17,21 +17,18 @@ from typing import Any
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.dtypes import check_convertible, parse_dtype, stored_as
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.folders import open_source, writer
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
-from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Model, Progress, write_models, write_text
-from nemo_elastic.formats.low_precision import Weights, share_changed
-from nemo_elastic.formats.schemes import Stored
-from nemo_elastic.formats.source import Origin, Source
-from nemo_elastic.formats.tokenizer import find_tokenizer
+from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
 from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
 
 from .card import member_card
+from .cutting import Rounding, cast, cut, without_mtp
 from .lineage import CARD, Lineage, lineage_of
-from .pieces import cut_behind, cut_weights
 
 __all__ = ["MEMBER", "MEMBERS", "Cut", "describe_member", "left_out", "slice_checkpoint", "slice_members"]
 
@@ -64,7 +61,7 @@ class Cut:
     requantized: float | None = None
 
 
-def left_out(source: Source, target: Subnet, prediction: bool = True, format: str = HF) -> str | None:
+def left_out(source: Checkpoint, target: Subnet, prediction: bool = True, format: str = HF) -> str | None:
     """What of a source a cut is without, in words; None where that is nothing.
 
     Args:
@@ -73,23 +70,22 @@ def left_out(source: Source, target: Subnet, prediction: bool = True, format: st
         prediction: See `slice_checkpoint`.
         format: Of the cut.
     """
-    if not source.prediction:
+    if not source.mtp:
         return None
-    what = f"multi-token prediction layers ({len(source.prediction)} tensors)"
+    what = f"multi-token prediction layers ({len(source.mtp)} tensors)"
     if not prediction:
         return f"{what}, as asked"
     if format not in (HF, "megatron"):
         return f"{what}: the format {format} has no place for them"
-    if source.predicts is None:
-        return None if target == source.held else f"{what}: only the full member keeps them"
-    if source.predicts.member(source.parent, target) is None:
-        lacking = set(source.predicts.behind(source.parent).types) - {layer.type for layer in target.layers}
-        return f"{what}: the member has no {min(lacking)} layer, which would give their widths"
-    return None
+    if source.prediction is None:
+        return None if target == source.subnet else f"{what}: only the full member keeps them"
+    types = {kind.name for kind in KINDS.values() if kind.symbol in source.prediction.pattern}
+    lacking = types - {layer.type for layer in target.layers}
+    return f"{what}: the member has no {min(lacking)} layer, which would give their widths" if lacking else None
 
 
 def slice_checkpoint(
-    source: str | Path | Source,
+    source: str | Path | Checkpoint,
     out: str | Path,
     *,
     member: str | None = None,
@@ -132,14 +128,16 @@ def slice_checkpoint(
     """
     if (member is None) == (subnet is None):
         raise ElasticError("slice: give either the name of a member or a subnet")
-    opened = source if isinstance(source, Source) else open_source(source)
+    opened = source if isinstance(source, Checkpoint) else open_source(source)
     targets = {"": _target(opened, member, subnet)}
-    how = _How(format, dtype, requantize, prediction, license, base_model, force, shard_bytes, progress)
-    return _slice(opened, Path(out), targets, how)[0]
+    return _slice(
+        opened, Path(out), targets, format=format, dtype=dtype, requantize=requantize, prediction=prediction,
+        license=license, base_model=base_model, force=force, shard_bytes=shard_bytes, progress=progress,
+    )[0]  # fmt: skip
 
 
 def slice_members(
-    source: str | Path | Source,
+    source: str | Path | Checkpoint,
     out: str | Path,
     members: Mapping[str, Subnet],
     **how: Any,
@@ -155,55 +153,58 @@ def slice_members(
     Returns:
         What was cut, in the order of `members`.
     """
-    opened = source if isinstance(source, Source) else open_source(source)
+    opened = source if isinstance(source, Checkpoint) else open_source(source)
     targets = {NAME.read(name, "members"): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: give at least one")
-    return _slice(opened, Path(out), targets, _How(**how))
+    return _slice(opened, Path(out), targets, **how)
 
 
-@dataclass(frozen=True)
-class _How:
-    """See `slice_checkpoint`."""
-
-    format: str = HF
-    dtype: str | None = None
-    requantize: bool = False
-    prediction: bool = True
-    license: str | None = None
-    base_model: str | None = None
-    force: bool = False
-    shard_bytes: int = SHARD_BYTES
-    progress: Progress | None = None
-
-
-def _slice(source: Source, out: Path, targets: Mapping[str, tuple[Subnet, Origin]], how: _How) -> list[Cut]:
+def _slice(
+    source: Checkpoint,
+    out: Path,
+    targets: Mapping[str, tuple[Subnet, Origin]],
+    *,
+    format: str = HF,
+    dtype: str | None = None,
+    requantize: bool = False,
+    prediction: bool = True,
+    license: str | None = None,
+    base_model: str | None = None,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> list[Cut]:
     """Write each target into a folder of its name in `out`, or the one without a name as `out` itself."""
-    write = _writer(how.format, {"dtype": how.dtype, "license": how.license, "base_model": how.base_model})
-    kept = source
-    if not how.prediction:
-        kept = replace(source, prediction={}, predicts=None, quantized=source.weights.quantized)
-    dtype = _stored(kept, how.dtype)
-    lineage = lineage_of(source.companions, source.config).over(how.license, how.base_model)
+    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    kept = source if prediction else without_mtp(source)
+    lineage = lineage_of(source.companions, source.config).over(license, base_model)
     check_apart(out, source.folder)
-    lacks = [left_out(source, target, how.prediction, how.format) for target, _ in targets.values()]
-    lost: list[tuple[int, float | None]] = [(0, None)] * len(targets)
+    cuts: dict[str, Checkpoint] = {}
+    rounding = {name: Rounding() for name in targets}
+    lacks = {name: left_out(source, target, prediction, format) for name, (target, _) in targets.items()}
     if write is not None and "" in targets:
-        write(kept, targets[""][0], out, how.force)
+        write(kept, targets[""][0], out, force)
     else:
-        with atomic_dir(out, how.force, kind=MEMBER if "" in targets else MEMBERS) as folder:
-            for name, (target, _) in targets.items():
+        with atomic_dir(out, force, kind=MEMBER if "" in targets else MEMBERS) as folder:
+            for name, (target, origin) in targets.items():
                 if write is not None:
                     write(kept, target, folder / name)
-                else:
-                    (folder / name).mkdir(exist_ok=True)
-            if write is None:
-                into = {folder / name: (*targets[name], why) for name, why in zip(targets, lacks, strict=True)}
-                lost = _write_hf(kept, into, dtype, lineage, how)
+                    continue
+                member = cast(cut(kept, target, requantize, rounding[name]), dtype, rounding[name])
+                cuts[name] = replace(member, origin=origin)
+                (folder / name).mkdir(exist_ok=True)
+                describe_member(folder / name, cuts[name], lineage, lacks[name])
+            if cuts:
+                models = {folder / name: member for name, member in cuts.items()}
+                write_checkpoints(models, shard_bytes=shard_bytes, progress=progress)
     return [
-        Cut(out / name, origin.name, target, parameters(source.parent, target), why, *count)
-        for (name, (target, origin)), why, count in zip(targets.items(), lacks, lost, strict=True)
-    ]
+        Cut(
+            out / name, origin.name, target, parameters(source.parent, target), lacks[name],
+            rounding[name].underflowed, rounding[name].requantized,
+        )
+        for name, (target, origin) in targets.items()
+    ]  # fmt: skip
 
 
 def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:
@@ -214,78 +215,28 @@ def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object]
     return None if format == HF else writer(format, HF)
 
 
-def _stored(source: Source, name: str | None) -> str | None:
-    """The dtype that tensors get, as a safetensors header has it, or None where each keeps its own."""
-    dtype = parse_dtype(name)
-    if name is not None:
-        for weights in (source.weights, source.behind):
-            for weight in weights.names:
-                check_convertible(name, weight, weights.dtype(weight))
-    return dtype
-
-
-def _write_hf(
-    source: Source,
-    targets: Mapping[Path, tuple[Subnet, Origin, str | None]],
-    dtype: str | None,
-    lineage: Lineage,
-    how: _How,
-) -> list[tuple[int, float | None]]:
-    """Write members into their folders; gives numbers that became 0, and what requantising changed, of each."""
-    models: list[Model] = []
-    zeros: list[dict[tuple[str, int], int]] = []
-    for folder, (target, origin, lacks) in targets.items():
-        zeros.append({})
-        own, behind = (
-            _in_dtype(cut(source, target, how.requantize), dtype, zeros[-1]) for cut in (cut_weights, cut_behind)
-        )
-        models.append(Model(folder, source.parent, target, own, source.config, source.companions, behind))
-        more = source.predicts.parameters(source.parent, target) if source.predicts else 0
-        describe_member(models[-1], origin, lineage, lacks, source.low if own.quantized else None, more)
-    write_models(models, shard_bytes=how.shard_bytes, progress=how.progress)
-    return [
-        (sum(counts.values()), share_changed({**model.weights.changed, **model.behind.changed}))
-        for counts, model in zip(zeros, models, strict=True)
-    ]
-
-
-def describe_member(
-    model: Model,
-    origin: Origin,
-    lineage: Lineage,
-    lacks: str | None = None,
-    low: Stored | None = None,
-    predicting: int = 0,
-) -> None:
+def describe_member(folder: Path, member: Checkpoint, lineage: Lineage, lacks: str | None = None) -> None:
     """Write what a member's folder says of it: which member it is, and its card. See `member_card`."""
-    written = json.dumps(member_to_json(model.parent, model.member, origin), indent=2)
-    write_text(model.folder / MEMBER_FILE, written)
-    tokenizer = find_tokenizer(model.files_from) is not None
-    card = member_card(model.parent, model.member, origin, model.dtype, tokenizer, lineage, lacks, low, predicting)
-    write_text(model.folder / CARD, card)
+    write_text(folder / MEMBER_FILE, json.dumps(member_to_json(member.parent, member.subnet, member.origin), indent=2))
+    write_text(folder / CARD, member_card(member, lineage, lacks))
 
 
-def _in_dtype(weights: Weights, dtype: str | None, zeros: dict[tuple[str, int], int]) -> Weights:
-    cast = {name: t.cast(stored_as(name, dtype), name, zeros) for name, t in weights.tensors.items()}
-    return replace(weights, tensors=cast)
-
-
-def _target(source: Source, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
+def _target(source: Checkpoint, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
     family = source.origin.family
     if name is not None:
         if family is not None:
             subnet = family.member(name).subnet
         elif source.origin.name == name:
-            subnet = source.held
+            subnet = source.subnet
         else:
             raise ElasticError(f"{source.folder}: is one model, not a family with named members; give a subnet")
     assert subnet is not None
     subnet.validate(source.parent)
-    why = why_not_nested(subnet, source.held)
+    why = why_not_nested(subnet, source.subnet)
     if why is not None:
         raise ElasticError(f"subnet: not inside {source.folder}: {why}")
     if name is None and family is not None:
         name = family.name_of(subnet)
-    elif name is None and subnet == source.held:
+    elif name is None and subnet == source.subnet:
         name = source.origin.name
     return subnet, replace(source.origin, name=name)

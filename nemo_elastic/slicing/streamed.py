@@ -16,8 +16,7 @@ import torch
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
-from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import cast_dtype
@@ -28,7 +27,7 @@ from nemo_elastic.ranking import Ranking, RankOptions
 from nemo_elastic.ranking.measure import rank
 from nemo_elastic.ranking.scores import through_together
 
-from .pieces import cut_weights
+from .cutting import cut
 
 __all__ = ["Sequences", "rank_streamed", "untrained_loss"]
 
@@ -64,11 +63,11 @@ class Sequences:
             yield Rows(batch.ids_bl.to(self.device), counts_bl)
 
 
-def rank_streamed(source: Source, sequences: Sequences, options: RankOptions) -> Ranking:
+def rank_streamed(source: Checkpoint, sequences: Sequences, options: RankOptions) -> Ranking:
     """Rank an opened parent by forward passes over sequences; see `ranking.measure.rank`."""
     tell, total = sequences.progress, len(sequences.rows)
     return rank(
-        _layers(source, source.held, sequences.device),
+        _layers(source, source.subnet, sequences.device),
         source.parent,
         sequences.batches(),
         options,
@@ -78,7 +77,7 @@ def rank_streamed(source: Source, sequences: Sequences, options: RankOptions) ->
     )
 
 
-def untrained_loss(source: Source, sequences: Sequences, tokens: int) -> Callable[[Subnet], float]:
+def untrained_loss(source: Checkpoint, sequences: Sequences, tokens: int) -> Callable[[Subnet], float]:
     """Divergence of members from an opened parent as they are, in nats a token; it reads a member's own weights.
 
     Args:
@@ -97,7 +96,7 @@ def untrained_loss(source: Source, sequences: Sequences, tokens: int) -> Callabl
             yield from through_together(model, model.indices, batches[at : at + size])
 
     with torch.no_grad():
-        whole = _layers(source, source.held, sequences.device)
+        whole = _layers(source, source.subnet, sequences.device)
         taught, head_vd = [*normed(whole)], whole.weights.head
         del whole
 
@@ -114,30 +113,30 @@ def untrained_loss(source: Source, sequences: Sequences, tokens: int) -> Callabl
     return loss
 
 
-def _layers(source: Source, member: Subnet, device: str | torch.device) -> Layers:
+def _layers(source: Checkpoint, member: Subnet, device: str | torch.device) -> Layers:
     """A member of an opened folder, whose layers are read when their turn comes."""
-    return Layers(streamed(source.parent, member, _Read(cut_weights(source, member), device)))
+    return Layers(streamed(source.parent, member, _Read(cut(source, member), device)))
 
 
 @dataclass(frozen=True)
 class _Read(Mapping[str, torch.Tensor]):
     """Weights by name, each read into memory of its own on access, in a dtype that torch computes with."""
 
-    weights: Weights
+    member: Checkpoint
     device: str | torch.device
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name in self.weights.quantized:
-            read = self.weights.torch(name)
+        if name in self.member.storage:
+            read = self.member.torch(name)
         else:
-            t = self.weights.tensors[name]
+            t = self.member.tensors[name]
             # rows, not the mapped file, whose pages would stay
             read = Tensor.of_words(t.dtype, t.rows(0, t.count).reshape(t.shape)).torch(copy=False)
         dtype = torch.bfloat16 if read.dtype.itemsize == 1 else read.dtype
         return read.to(self.device, cast_dtype(name, dtype))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.weights.names)
+        return iter(self.member.names)
 
     def __len__(self) -> int:
-        return len(self.weights.names)
+        return len(self.member.names)

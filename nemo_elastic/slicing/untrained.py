@@ -25,26 +25,18 @@ from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin, in_memory
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.hf.writing import (
-    CONFIG,
-    SHARD_BYTES,
-    Model,
-    Progress,
-    tensors_of,
-    write_models,
-)
-from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Origin, Source
+from nemo_elastic.formats.hf.writing import CONFIG, SHARD_BYTES, Progress, write_checkpoints
 from nemo_elastic.io.outputs import atomic_dir, check_file, check_output
 from nemo_elastic.io.write import atomic_write
 
 from .beside import Check
+from .cutting import cut
 from .family_folder import FAMILY, QUANTIZED, read_members, write_manifest
 from .lineage import PUBLISHED, lineage_of, provenance_in
-from .pieces import cut_behind, cut_weights
 from .published import find_members, read_child
 from .verification import cut_check
 
@@ -114,16 +106,15 @@ def init_family(
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
     ranking = ranking or config.ranking
     check_output(out, force, source.folder, ranking, config.shapes_file, kind=UNTRAINED)
-    if source.held != source.parent.full or source.family is not None or source.origin.name is not None:
+    if source.subnet != source.parent.full or source.family is not None or source.origin.name is not None:
         raise ElasticError(f"{parent_folder}: is a family or a member of one; a plain Nemotron-H is needed")
     read = _ranking(source, config, ranking, sequences)
     parent = config.parent_shape(source.parent, sorts=read is not None)
-    weights, behind = _weights(source, parent, read)
     subnets, space = _members(parent, config, read)
     provenance = _provenance(source, read)
-    model = Model(Path(out), parent, parent.full, weights, source.config, source.companions, behind)
+    model = _sorted(source, parent, read)
     with atomic_dir(out, force, [source.companions], UNTRAINED) as folder:
-        write_models([replace(model, folder=folder)], shard_bytes=shard_bytes, progress=progress)
+        write_checkpoints({folder: model}, shard_bytes=shard_bytes, progress=progress)
         if sequences is not None and config.searches:
             subnets, provenance[SEARCHED] = _searched(folder, space, config, sequences)
         family = Family.of(
@@ -140,7 +131,7 @@ def init_family(
 
 
 def _ranking(
-    source: Source, config: ElasticConfig, ranking: str | Path | None, sequences: Sequences | None
+    source: Checkpoint, config: ElasticConfig, ranking: str | Path | None, sequences: Sequences | None
 ) -> Ranking | None:
     """The ranking that is named, else a new one, after all other checks, since it takes long."""
     if sequences is None and ranking is None:
@@ -167,13 +158,13 @@ def _ranking(
     return rank_streamed(source, sequences, RankOptions.of(config, source.parent))
 
 
-def _weights(source: Source, parent: Parent, ranking: Ranking | None) -> tuple[Weights, Weights]:
-    """The weights of a parent, sorted where there is a ranking, and those of layers that predict further tokens."""
+def _sorted(source: Checkpoint, parent: Parent, ranking: Ranking | None) -> Checkpoint:
+    """A parent with its stripes, sorted where there is a ranking."""
     if ranking is None:
-        return cut_weights(source, source.held), cut_behind(source, source.held)
-    from .sorted_weights import sorted_weights
+        return replace(cut(source, source.subnet), parent=parent, subnet=parent.full)
+    from .sorting import sort
 
-    return sorted_weights(source, parent, ranking)
+    return sort(source, parent, ranking)
 
 
 def _members(parent: Parent, config: ElasticConfig, ranking: Ranking | None) -> tuple[dict[str, Subnet], Space]:
@@ -200,7 +191,7 @@ def _searched(
 
     from .streamed import untrained_loss
 
-    tell, whole = sequences.progress, replace(open_source(folder), parent=space.parent, held=space.parent.full)
+    tell, whole = sequences.progress, replace(open_source(folder), parent=space.parent, subnet=space.parent.full)
     found = search(
         space,
         config.budgets,
@@ -212,17 +203,17 @@ def _searched(
     return found.members, {name: round(loss, 6) for name, loss in found.losses.items() if math.isfinite(loss)}
 
 
-def _provenance(source: Source, ranking: Ranking | None) -> dict[str, Any]:
+def _provenance(source: Checkpoint, ranking: Ranking | None) -> dict[str, Any]:
     """Where a family comes from, and which layers that predict further tokens it lacks.
 
     Sorting needs their names. A rotation needs a head of theirs, into which the norm before it folds.
     """
     provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
     rotated = ranking is not None and ranking.basis is not None
-    if ranking is None or not source.prediction or (source.predicts is not None and not rotated):
+    if ranking is None or not source.mtp or (source.prediction is not None and not rotated):
         return provenance
     how = "rotated" if rotated else "sorted"
-    left = f"multi-token prediction layers ({len(source.prediction)} tensors): the weights were {how}"
+    left = f"multi-token prediction layers ({len(source.mtp)} tensors): the weights were {how}"
     return provenance | {"left_out": left}
 
 
@@ -279,7 +270,7 @@ def join_family(
         raise ElasticError("is not a family of published members; init does not replace it", path)
     check_file(path, force)
     children = {NAME.read(name, "members"): read_child(place) for name, place in members.items()}
-    whole = replace(source, parent=plain, held=plain.full, family=None, origin=Origin())
+    whole = replace(source, parent=plain, subnet=plain.full, family=None, origin=Origin())
     parent, found = find_members(whole, children)
     subnets = dict(sorted(found.items(), key=lambda item: -parameters(parent, item[1])))
     provenance = _provenance(source, None) | {PUBLISHED: list(subnets)}
@@ -287,11 +278,11 @@ def join_family(
     if source.family is not None:
         with inside(f"{path}: extras"):
             family = replace(family, extras=source.family.extras)
-    whole = replace(whole, parent=parent, held=parent.full)
-    weights = {name: child for name, child in children.items() if isinstance(child, Source)}
+    whole = replace(whole, parent=parent, subnet=parent.full)
+    weights = {name: child for name, child in children.items() if isinstance(child, Checkpoint)}
     if check and not weights:
         raise ElasticError("--check: no member has weights to compare")
-    opened = {name: replace(child, parent=parent, held=subnets[name]) for name, child in weights.items()}
+    opened = {name: replace(child, parent=parent, subnet=subnets[name]) for name, child in weights.items()}
     checks = {name: cut_check(child, whole) for name, child in opened.items()} if check else {}
     cut = tuple(name for name in subnets if cuts_heads(parent, subnets[name]))
     known = parent.has(SHARDS) or weights.keys() & {*cut}
@@ -350,5 +341,5 @@ def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progre
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch, "example")  # files of the family name it
         place.mkdir()
-        write_models([Model(place, PARENT, PARENT.full, tensors_of(PARENT, PARENT.full, arrays))])
+        write_checkpoints({place: in_memory(PARENT, PARENT.full, arrays)})
         return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

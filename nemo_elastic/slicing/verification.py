@@ -17,17 +17,18 @@ import numpy as np
 from nemo_elastic.core import layout
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet, regroups
+from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import installing
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, crc32, hexadecimal, read_checksums
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.low_precision import Weights, bad_scales
-from nemo_elastic.formats.source import Origin, Source
+from nemo_elastic.formats.low_precision import bad_scales
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
-from .pieces import cut_behind, cut_weights, is_torn, kept_parts, norm_factors
+from .cutting import cut, is_torn, kept_parts, norm_factors, without_mtp
 from .published import converts, member_of, same_cut
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def verify(
         opened = _as_member(opened, other)
     values = list(_value_checks(opened))
     checks = [*_shape_checks(opened), *beside_checks(opened, other), *values]
-    if other is not None and opened.held != opened.parent.full:
+    if other is not None and opened.subnet != opened.parent.full:
         checks.append(cut_check(opened, other))
     why = _why_no_forward(opened, forward) or (None if values[0].ok else "values are not finite")
     if why is not None:
@@ -103,17 +104,18 @@ def verify(
     return Report(str(source), tuple(checks))
 
 
-def _shape_checks(source: Source) -> Iterator[Check]:
+def _shape_checks(source: Checkpoint) -> Iterator[Check]:
     # Opening it has compared every name and shape; what is left is whether the members are what they say.
-    figure = f"{len(source.weights.names)}, all known, none missing, all shapes right"
-    if source.prediction:
-        known = "in the model's widths" if source.predicts is not None else "kept by the whole model alone"
-        figure += f"; {len(source.behind.names)} that predict more than one token, {known}"
+    mtp = [name for name in source.names if is_mtp(name)]
+    figure = f"{len(source.names) - len(mtp)}, all known, none missing, all shapes right"
+    if mtp:
+        known = "in the model's widths" if source.prediction is not None else "kept by the whole model alone"
+        figure += f"; {len(mtp)} that predict more than one token, {known}"
     yield Check("tensors", True, figure)
     members = source.members
     for name, subnet in (members | source.extras).items():
         # Two ways to the same number: what the cut keeps of every dimension, and the formula of the cost.
-        kept = [math.prod(s.kept_size for s in part) for _, part in kept_parts(source, subnet).values()]
+        kept = [math.prod(s.kept_size for s in part) for _, part in kept_parts(without_mtp(source), subnet).values()]
         size, count = sum(kept), parameters(source.parent, subnet)
         yield Check(f"{name}: counts", size == count, f"{size:,} in {len(kept)} tensors, {count:,} by the shape")
     chain = list(members.items())
@@ -123,9 +125,9 @@ def _shape_checks(source: Source) -> Iterator[Check]:
         yield Check(f"{smaller}: nested", wrong is None, figure)
 
 
-def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | None:
+def _differing_cut(source: Checkpoint, larger: Subnet, smaller: Subnet) -> str | None:
     """First tensor of which `smaller` keeps other positions when it is cut by way of `larger`, or None."""
-    parent, held = source.parent, source.held
+    parent, held = source.parent, source.subnet
     for t in layout.tensors(parent, smaller):
         index = t.index
         via = layout.original(parent, t.row, t.number, larger, smaller, index)
@@ -141,29 +143,27 @@ def _differing_cut(source: Source, larger: Subnet, smaller: Subnet) -> str | Non
     return None
 
 
-def cut_check(source: Source, family: Source) -> Check:
+def cut_check(source: Checkpoint, family: Checkpoint) -> Check:
     """Compare a member with the family that it should be cut from, word for word.
 
     Weights of norms that cuts multiply are equal to rounding: a cut of a cut rounds twice.
     """
-    cut, present = cut_weights(family, source.held, requantize=True).tensors, source.tensors
-    if source.prediction:  # a cut may be without them
-        cut = {**cut, **cut_behind(family, source.held, requantize=True).tensors}
-        present = source.stored
+    right, present = cut(family, source.subnet, requantize=True), source.tensors
+    wanted = (right if source.mtp else without_mtp(right)).tensors  # a cut may be without them
     head = {"lm_head.weight"} if source.parent.tied else set()
-    factors = norm_factors(family, source.held)
+    factors = norm_factors(family, source.subnet)
 
     def same(name: str) -> bool:
         if name not in present:
             return False
         if factors.get(name, 1) == 1:
-            return same_cut(name, present[name], cut[name])
+            return same_cut(name, present[name], wanted[name])
         return np.allclose(
-            present[name].numpy(), cut[name].numpy(), rtol=1e-6 if present[name].dtype == "F32" else 1e-2
+            present[name].numpy(), wanted[name].numpy(), rtol=1e-6 if present[name].dtype == "F32" else 1e-2
         )
 
-    wrong = [name for name in cut if not same(name)]
-    wrong += sorted(present.keys() - cut.keys() - head)
+    wrong = [name for name in wanted if not same(name)]
+    wrong += sorted(present.keys() - wanted.keys() - head)
     figure = "every tensor is equal, byte for byte"
     if wrong:
         figure = f"{len(wrong)} tensors differ, the first is {wrong[0]}"
@@ -172,25 +172,25 @@ def cut_check(source: Source, family: Source) -> Check:
     return Check("cut of the parent", not wrong, figure)
 
 
-def _stored_like(weights: Weights, name: str, dtype: str | None) -> torch.Tensor:
+def _stored_like(weights: Checkpoint, name: str, dtype: str | None) -> torch.Tensor:
     """A weight of a parent in float32, as a member has it that was stored in another dtype."""
     import torch
 
-    if dtype is not None and name not in weights.quantized and converts(weights.tensors[name], dtype):
+    if dtype is not None and name not in weights.storage and converts(weights.tensors[name], dtype):
         try:
-            cast = weights.tensors[name].cast(dtype, name)
-            return Tensor.of_words(dtype, cast.words).torch().float()
+            words = weights.tensors[name].cast(dtype, name).words
+            return Tensor.of_words(dtype, words).torch().float()
         except ElasticError:  # then it is not its cut, and the logits say so, too
             pass
     return weights.torch(name, torch.float32).float()
 
 
-def _value_checks(source: Source) -> Iterator[Check]:
+def _value_checks(source: Checkpoint) -> Iterator[Check]:
     """Read every tensor once, for its checksum and for values that are no numbers."""
     written = read_checksums(source.folder)
     strange: dict[str, int] = {}
     changed = []
-    blocks, stored = _block_scales(source), source.stored
+    blocks, stored = _block_scales(source), source.tensors
     for name, tensor in stored.items():
         checksum = count = 0
         for piece in tensor.pieces():
@@ -214,10 +214,10 @@ def _value_checks(source: Source) -> Iterator[Check]:
     yield Check("checksums", None if written is None else not changed, figure)
 
 
-def _block_scales(source: Source) -> set[str]:
+def _block_scales(source: Checkpoint) -> set[str]:
     """Names of scales of blocks, which may not be negative either."""
-    scales = {name: low.scheme.scale[0] for name, low in source.quantized.items() if low.scheme.block}
-    return {source.quantized[name].parts(name)[scale] for name, scale in scales.items()}
+    scales = {name: low.scheme.scale[0] for name, low in source.storage.items() if low.scheme.block}
+    return {source.storage[name].parts(name)[scale] for name, scale in scales.items()}
 
 
 def not_finite(dtype: str, words: np.ndarray) -> int:
@@ -229,54 +229,54 @@ def not_finite(dtype: str, words: np.ndarray) -> int:
     return int(np.count_nonzero((words & mask) == mask))
 
 
-def _why_no_forward(source: Source, wanted: bool | None) -> str | None:
+def _why_no_forward(source: Checkpoint, wanted: bool | None) -> str | None:
     if wanted is False:
         return "not asked for"
     if importlib.util.find_spec("torch") is None:
         if wanted:
             raise ElasticError(f"verify: running the model needs torch; {installing('runtime')} brings it")
         return "torch is not installed"
-    count = parameters(source.parent, source.held)
+    count = parameters(source.parent, source.subnet)
     if wanted is None and count > FORWARD_LIMIT:
         return f"{count:,} parameters would be in memory twice in float32; --forward runs them"
     return None
 
 
-def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int) -> Iterator[Check]:
+def _forward_checks(source: Checkpoint, other: Checkpoint | None, tokens: int, seed: int) -> Iterator[Check]:
     import torch
 
     from nemo_elastic.nn.gates import Gates
     from nemo_elastic.nn.nemotron_h import NemotronH
 
     rows: dict[str, set[str]] = {}  # `slice --dtype` gives all tensors of a row the same
-    for t in layout.tensors(source.parent, source.held):
-        rows.setdefault(t.row.name, set()).add(source.weights.dtype(t.hf))
+    for t in layout.tensors(source.parent, source.subnet):
+        rows.setdefault(t.row.name, set()).add(source.dtype_of(t.hf))
 
-    def model(opened: Source, member: Subnet) -> NemotronH:
-        weights, cut = cut_weights(opened, member, requantize=True), {}
+    def model(opened: Checkpoint, member: Subnet) -> NemotronH:
+        kept, state = cut(opened, member, requantize=True), {}
         for t in layout.tensors(opened.parent, member):
             dtypes = rows.get(t.row.name, set())
             stored = min(dtypes) if len(dtypes) == 1 else None
-            cut[t.hf] = _stored_like(weights, t.hf, stored)
-        return NemotronH(opened.parent, cut, member, trainable=False)
+            state[t.hf] = _stored_like(kept, t.hf, stored)
+        return NemotronH(opened.parent, state, member, trainable=False)
 
     random = torch.Generator().manual_seed(seed)
     text_bl = torch.randint(source.parent.vocab, (1, tokens), generator=random)
     with torch.no_grad():
-        whole = model(source, source.held)
+        whole = model(source, source.subnet)
         logits_blv = whole(text_bl)
         finite = bool(torch.isfinite(logits_blv).all())
         yield Check("logits", finite, f"largest {float(logits_blv.abs().max()):.3g} on {tokens} random tokens")
-        if source.held != source.parent.full:
-            if other is None or regroups(source.parent, source.held):
+        if source.subnet != source.parent.full:
+            if other is None or regroups(source.parent, source.subnet):
                 lacks = _REGROUPED if other else "skipped: masks need the whole parent, which is not in this folder"
                 yield Check("cut = masked", None, lacks)
             else:
-                masked_blv = model(other, other.held)(text_bl, Gates.of(source.parent, source.held))
-                yield _unless_torn(_compare("cut = masked", logits_blv, masked_blv), other, source.held)
+                masked_blv = model(other, other.subnet)(text_bl, Gates.of(source.parent, source.subnet))
+                yield _unless_torn(_compare("cut = masked", logits_blv, masked_blv), other, source.subnet)
             return
         if other is not None:
-            yield _compare("full = parent", logits_blv, model(other, other.held)(text_bl))
+            yield _compare("full = parent", logits_blv, model(other, other.subnet)(text_bl))
         for name, subnet in (source.members | source.extras).items():
             if regroups(source.parent, subnet):
                 yield Check(f"{name}: cut = masked", None, _REGROUPED)
@@ -286,22 +286,22 @@ def _forward_checks(source: Source, other: Source | None, tokens: int, seed: int
             yield _unless_torn(check, source, subnet)
 
 
-def _unless_torn(check: Check, source: Source, subnet: Subnet) -> Check:
+def _unless_torn(check: Check, source: Checkpoint, subnet: Subnet) -> Check:
     """The same, and no verdict where a cut computes codes anew."""
-    if source.quantized and is_torn(source, subnet):
+    if source.storage and is_torn(source, subnet):
         return replace(
             check, ok=None, figure=f"{check.figure}: the cut goes through blocks, whose codes were rounded again"
         )
     return check
 
 
-def _as_member(source: Source, other: Source) -> Source:
+def _as_member(source: Checkpoint, other: Checkpoint) -> Checkpoint:
     """The source as a member of its parent; a folder that knows of no family as what its config describes."""
     parent = other.parent
-    plain = source.family is None and source.origin == Origin() and other.held == parent.full
+    plain = source.family is None and source.origin == Origin() and other.subnet == parent.full
     if plain and source.parent.laid_out_as(parent) != parent:
-        return replace(source, parent=parent, held=member_of(other, source))
-    if parent.laid_out_as(source.parent) != source.parent or other.held != parent.full:
+        return replace(source, parent=parent, subnet=member_of(other, source))
+    if parent.laid_out_as(source.parent) != source.parent or other.subnet != parent.full:
         raise ElasticError(f"{other.folder}: has another shape than the parent of {source.folder}")
     return source
 

@@ -17,7 +17,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
 from nemo_elastic.formats.hf.writing import SINGLE
-from nemo_elastic.formats.low_precision import CACHE, Weights, find_low
+from nemo_elastic.formats.low_precision import CACHE, find_low, stored_values
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
@@ -134,9 +134,10 @@ def test_scales_of_the_forms_that_are_read(layout: str) -> None:
     for shape in shapes:
         values = (0.5,) * (2 if shape == (2, 1) else 1)
         given = {"a.weight": codes, "a.weight_scale": floats(*values, shape=shape)}
-        weights = Weights(given, find_low(given, {"a.weight": (2, 16)}, layout))
-        assert torch.equal(weights.torch("a.weight", torch.float32), torch.full((2, 16), 0.5))
-        assert weights.quantized["a.weight"].by_row == (shape == (2, 1))
+        (stored,) = find_low(given, {"a.weight": (2, 16)}, layout).values()
+        parts = {name.removeprefix("a."): t for name, t in given.items()}
+        assert torch.equal(stored_values(stored, parts, torch.float32), torch.full((2, 16), 0.5))
+        assert stored.by_row == (shape == (2, 1))
 
 
 def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_a_cut_of_scales_by_rows_has_the_scales_of_its_rows(folder: Folder, tmp_
     tokens_bl = torch.arange(24)[None] * 5 % 96
     inside = load_family(whole, dtype=torch.float32).select("small")(tokens_bl)
     torch.testing.assert_close(load_family(tmp_path / "cut", dtype=torch.float32).select()(tokens_bl), inside)
-    assert cut.held == SMALL and (tmp_path / "cut" / SINGLE).exists()
+    assert cut.subnet == SMALL and (tmp_path / "cut" / SINGLE).exists()
 
 
 # ------------------------------------------------------------------ scales of a cache in FP8

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.layout import by_megatron
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import apart
 from nemo_elastic.formats.folders import open_source
@@ -98,20 +99,18 @@ def test_layers_that_predict_further_tokens_go_along_and_a_model_without_them_lo
     with cuda_as_cpu():
         load_model_weights(model, tmp_path / "checkpoint")
         load_model_weights(plain, tmp_path / "checkpoint")
-    weights, behind, read = state_of(model), {}, open_source(tmp_path / "checkpoint")
-    for name, together in LAYERS.megatron_tensors(parent, parent.full).items():
-        parts = apart(LAYERS.behind(parent), together, weights[name])
-        behind |= zip((t.hf for t in together), parts, strict=True)
-    for ours, theirs, loaded in (
-        (source.tensors, read.tensors, from_megatron(parent, parent.full, weights)),
-        (source.tensors, read.tensors, from_megatron(parent, parent.full, state_of(plain))),
-        (source.prediction, read.prediction, behind),
-    ):
-        assert ours.keys() == theirs.keys() == loaded.keys()
-        for name, raw in ours.items():
-            assert torch.equal(raw.torch(), theirs[name].torch()), name  # pyright: ignore
-            assert torch.equal(raw.torch(), loaded[name]), name  # pyright: ignore
-    assert read.predicts == source.predicts == LAYERS
+    weights, mtp, read = state_of(model), {}, open_source(tmp_path / "checkpoint")
+    for name, together in by_megatron(LAYERS.tensors(parent, parent.full)).items():
+        parts = apart(parent, together, weights[name])
+        mtp |= zip((t.hf for t in together), parts, strict=True)
+    assert source.tensors.keys() == read.tensors.keys()
+    for state in (weights, state_of(plain)):
+        loaded = from_megatron(parent, parent.full, state) | mtp
+        assert loaded.keys() == source.tensors.keys()
+        for name, raw in source.tensors.items():
+            assert torch.equal(raw.torch(), read.tensors[name].torch()), name
+            assert torch.equal(raw.torch(), loaded[name]), name
+    assert read.prediction == source.prediction == LAYERS
 
 
 @pytest.mark.parametrize("rows", [20, 80])

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.checkpoint import in_memory
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from tests.nn.test_transformers_parity import CASES, parent_model, tokens_of
 
 PYTHON = os.environ.get("NEMO_ELASTIC_MLX_PYTHON")
@@ -33,7 +34,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (parent, member) in UNIFORM.items():
         (root / name).mkdir()
         model = parent_model(parent).submodel(member)
-        write_models([Model(root / name, parent, member, tensors_of(parent, member, model.state_dict()))])
+        write_checkpoints({root / name: in_memory(parent, member, model.state_dict())})
         np.save(root / name / "tokens.npy", tokens_of(parent))
     worker = Path(__file__).with_name("mlx_worker.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

@@ -19,8 +19,9 @@ import torch
 from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.kinds.registry import layer_axes
 from nemo_elastic.core.layout import is_exact
+from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import load_family
@@ -133,7 +134,7 @@ def answers(tmp_path_factory) -> Path:
     for name, (parent, member) in CASES.items():
         (root / name).mkdir()
         model = parent_model(parent).submodel(member)
-        write_models([Model(root / name, parent, member, tensors_of(parent, member, model.state_dict()))])
+        write_checkpoints({root / name: in_memory(parent, member, model.state_dict())})
         np.save(root / name / "tokens.npy", tokens_of(parent))
         if needs_eager_experts(member, 4):
             (root / name / "eager").touch()

@@ -12,7 +12,7 @@ from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.layout import selection
 from nemo_elastic.core.precision import default_rows, torn_widths
 from nemo_elastic.core.prefix import Grid, Selection
-from nemo_elastic.formats.low_precision import Torn, Weights, select
+from nemo_elastic.formats.low_precision import SplitBlockError, select
 from nemo_elastic.formats.schemes import MODELOPT, Stored, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
@@ -29,7 +29,7 @@ BLOCKS = {
 ROWS = 4  # of random weights with the real numbers of columns
 
 
-def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> Weights:
+def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> tuple[Stored, dict[str, Tensor]]:
     """A weight of low precision in memory."""
     if precision == "nvfp4":
         packed, scales = nvfp4_codes(w_rc, scale)
@@ -37,7 +37,7 @@ def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> Weights:
     else:
         parts = {"weight": fp8_codes(w_rc, scale), "weight_scale": scale}
     stored = Stored(scheme_of(precision, MODELOPT), False)
-    return Weights({name: Tensor.of(t) for name, t in parts.items()}, {"weight": stored})
+    return stored, {name: Tensor.of(t) for name, t in parts.items()}
 
 
 def is_torn(columns: Selection, precision: str) -> bool:
@@ -46,12 +46,11 @@ def is_torn(columns: Selection, precision: str) -> bool:
     w_rc = torch.randn(ROWS, columns.size, generator=random) * torch.linspace(1, 0.3, columns.size)
     scale, rows = global_scale(w_rc, precision), Selection((Grid((ROWS,), (ROWS,)),))
     try:
-        parts = select(codes(w_rc, scale, precision), "weight", (rows, columns))
-    except Torn:
+        parts = select(*codes(w_rc, scale, precision), (rows, columns))
+    except SplitBlockError:
         return True
-    for name, wanted in codes(columns.take(w_rc, 1).contiguous(), scale, precision).tensors.items():
-        tensor, kept = parts[name]
-        assert tensor.take(kept).words.tobytes() == wanted.words.tobytes(), name
+    for name, wanted in codes(columns.take(w_rc, 1).contiguous(), scale, precision)[1].items():
+        assert parts[name].words.tobytes() == wanted.words.tobytes(), name
     return False
 
 

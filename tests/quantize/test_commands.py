@@ -54,7 +54,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, data: Any) -> dict[str, Pa
 
 def weight_bytes(folder: Path) -> int:
     """Of the tensors of a folder, as they lie in its files."""
-    return sum(raw.nbytes for raw in open_source(folder).stored.values())
+    return sum(raw.nbytes for raw in open_source(folder).tensors.values())
 
 
 @pytest.mark.parametrize("which", ["plain", "nvfp4-modelopt", "fp8-compressed-tensors"])
@@ -71,7 +71,7 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
     for name, subnet in (("full", SHAPE.full), ("small", MEMBER)):
         run("slice", folders[which], "--member", name, "--out", tmp_path / name)
         source = open_source(tmp_path / name)
-        parts = [t for own in source.quantized for t in source.weights.parts(own).values()]
+        parts = [t for own in source.storage for t in source.parts(own).values()]
         scales = sum(t.nbytes for t in parts if t.words.size == 1)
         # what is served beside weights: caches and states
         beside = memory(SHAPE, subnet, replace(spec, weights="bf16")) - weight_bytes_of(subnet)
@@ -94,7 +94,7 @@ def test_slice_by_size(folders: dict[str, Path], run: Any, tmp_path: Path) -> No
     assert code == 0, err
     record = json.loads(out)
     assert record["parameters"] == members["small"]["parameters"] and record["memory"]["bytes"] == most
-    assert open_source(tmp_path / "cut").held == MEMBER
+    assert open_source(tmp_path / "cut").subnet == MEMBER
     assert run("slice", folders["plain"], "--memory", f"{most}B", "--out", tmp_path / "plain")[0] == 2
 
 
@@ -146,7 +146,7 @@ def test_specialize_and_chat(folders: dict[str, Path], data: Any, run: Any, tmp_
 
 
 def input_scales(folder: Path) -> int:
-    return sum(stored.activations for stored in open_source(folder).quantized.values())
+    return sum(stored.activations for stored in open_source(folder).storage.values())
 
 
 def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run: Any, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_quantize_a_family_and_slice_it(folders: dict[str, Path], data: Any, run
     assert code == 0, err
     record = json.loads(said)
     assert (record["to"], record["layout"], record["torn"]) == ("nvfp4", "modelopt", {})
-    sizes = [sum(raw.nbytes for raw in open_source(folder).stored.values()) for folder in (folders["plain"], out)]
+    sizes = [sum(raw.nbytes for raw in open_source(folder).tensors.values()) for folder in (folders["plain"], out)]
     assert [record["bytes_before"], record["bytes"]] == sizes
     assert input_scales(out) == record["weights"] > 0
     code, said, err = run("slice", out, "--member", "small", "--out", tmp_path / "small")

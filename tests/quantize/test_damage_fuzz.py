@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.dtypes import ITEMSIZE
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.schemes import LAYOUTS
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
 from tests.hostile import read_or_refused
@@ -32,7 +32,7 @@ DTYPES = sorted(set(ITEMSIZE) - {"F8_E8M0"})
 
 
 @pytest.fixture(scope="module")
-def whole(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+def whole(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
     place = tmp_path_factory.mktemp("whole")
     return {which: open_source(low(dense, place / which, *which.split("-", 1))) for which in WHICH}
 
@@ -44,7 +44,7 @@ def room() -> Iterator[Path]:
         yield Path(place)
 
 
-def values(source: Source, but: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
+def values(source: Checkpoint, but: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
     """Of all but those of some modules."""
     weights = source.weights
     names = [name for name in weights.names if name.rpartition(".")[0] not in but]
@@ -53,7 +53,7 @@ def values(source: Source, but: frozenset[str] = frozenset()) -> dict[str, torch
 
 @settings(FUZZ, max_examples=50)
 @given(st.sampled_from(WHICH), st.data())
-def test_any_tensor_may_be_wrong(whole: dict[str, Source], which: str, data: st.DataObject) -> None:
+def test_any_tensor_may_be_wrong(whole: dict[str, Checkpoint], which: str, data: st.DataObject) -> None:
     """It has other words, another dtype or shape, another name, or is gone."""
     changed: list[str] = []
 

@@ -17,18 +17,18 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.precision import default_rows
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.low_precision import stored_scale
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, scheme_of
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes, rounded_state
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.quantize.activations import largest_inputs
 from nemo_elastic.quantize.writing import quantize_folder, torn_members
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.cutting import Rounding, cut, kept_parts
 from nemo_elastic.slicing.family_folder import write_family
-from nemo_elastic.slicing.pieces import cut_weights, kept_parts
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
@@ -51,15 +51,15 @@ def quantized(source: Path, out: Path, precision: str, layout_: str = MODELOPT, 
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A model whose MLP has the widths of a 1B's."""
     parent = replace(PARENT, pattern="M-", hidden=2048, ffn=8192, ffn_stripes=1)
     return open_source(family_of(tmp_path_factory.mktemp("wide") / "family", parent, {}))
 
 
-def codes_of(weights: Weights, name: str) -> list[torch.Tensor]:
+def codes_of(weights: Checkpoint, name: str) -> list[torch.Tensor]:
     """Codes, and where a block has a scale these."""
-    scheme = weights.quantized[name].scheme
+    scheme = weights.storage[name].scheme
     names = (scheme.codes[0], *((scheme.scale[0],) if scheme.block else ()))
     return [weights.parts(name)[part].torch().view(torch.uint8) for part in names]
 
@@ -69,8 +69,8 @@ def codes_by_hand(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> li
     return [t.view(torch.uint8) for t in codes]
 
 
-def values_of(source: Source, name: str) -> torch.Tensor:
-    return source.weights.torch(name)
+def values_of(source: Checkpoint, name: str) -> torch.Tensor:
+    return source.torch(name)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_a_member_is_what_quantising_its_cut_gives(
     slice_checkpoint(plain, tmp_path / "plain", member=member)
     cut, high = open_source(tmp_path / "cut"), open_source(tmp_path / "plain")
     where, seen = kept_parts(plain, plain.members[member]), set()
-    for t in layout.tensors(cut.parent, cut.held):
-        if t.hf not in cut.quantized:
+    for t in layout.tensors(cut.parent, cut.subnet):
+        if t.hf not in cut.storage:
             assert torch.equal(values_of(cut, t.hf), values_of(high, t.hf)), t.hf
             continue
         scale = global_scale(values_of(plain, where[t.hf][0]), precision)
@@ -107,8 +107,8 @@ def test_a_member_is_what_quantising_its_cut_gives(
 @BOTH
 def test_its_values_are_those_that_were_trained(precision: str, layout_: str, dense: Path, tmp_path: Path) -> None:
     plain = open_source(dense)
-    trained = rounded_state(plain.parent, dict(plain.weights.as_torch()), precision)
-    stored = open_source(quantized(dense, tmp_path / "low", precision, layout_)).weights.as_torch()
+    trained = rounded_state(plain.parent, dict(plain.as_torch()), precision)
+    stored = open_source(quantized(dense, tmp_path / "low", precision, layout_)).as_torch()
     assert not [name for name, value in stored.items() if not torch.equal(value, trained[name])]
 
 
@@ -122,31 +122,31 @@ def test_a_member_without_such_layers_is_in_full_precision(dense: Path, tmp_path
 
 
 @pytest.mark.parametrize("form", ["nemo", "bridge"])
-def test_widths_of_real_models_are_quantised_from_every_format(form: str, wide: Source, tmp_path: Path) -> None:
+def test_widths_of_real_models_are_quantised_from_every_format(form: str, wide: Checkpoint, tmp_path: Path) -> None:
     """Of a few megabytes each, so that codes and their scales do not go to the writer in one piece."""
-    state = dict(wide.weights.as_torch())
+    state = dict(wide.as_torch())
     folder = tmp_path / form
     if form == "nemo":
-        folder = nemo.store(folder, wide.parent, wide.held, state)
+        folder = nemo.store(folder, wide.parent, wide.subnet, state)
     else:
         bridge.store(folder, parent=wide.parent, state=state)
     code, said, error = run("quantize", folder, "--to", "w4a16", "--out", tmp_path / "low", "--json")
     assert code == 0, error
-    low = open_source(tmp_path / "low").weights
-    for name in low.quantized:
+    low = open_source(tmp_path / "low")
+    for name in low.storage:
         wanted = codes_by_hand(state[name], global_scale(state[name], "nvfp4"), "nvfp4")
         assert all(map(torch.equal, codes_of(low, name), wanted)), name
-    assert len(low.quantized) == 4
+    assert len(low.storage) == 4
     record = json.loads(said)
     assert record["bytes_before"] == sum(2 * value.numel() for value in state.values())
-    assert record["bytes"] == sum(raw.nbytes for raw in open_source(tmp_path / "low").stored.values())
+    assert record["bytes"] == sum(raw.nbytes for raw in open_source(tmp_path / "low").tensors.values())
 
 
 def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -> None:
     family = quantized(torn, tmp_path / "low", "nvfp4")
     scheme = scheme_of("nvfp4", MODELOPT)
     source = open_source(family)
-    weights = list(source.quantized)
+    weights = list(source.storage)
     assert torn_members(source, scheme, weights) == {"torn": ["mlp.down"]}
     assert torn_members(source, scheme_of("fp8", MODELOPT), weights) == {}
     with pytest.raises(ElasticError, match=r"mlp.down|down_proj.*cannot be cut as bytes: 144 of 256.*--requantize"):
@@ -154,17 +154,20 @@ def test_a_torn_member_is_refused_or_computed_anew(torn: Path, tmp_path: Path) -
     assert not (tmp_path / "cut").exists()
     done = slice_checkpoint(family, tmp_path / "cut", member="torn", requantize=True)
     assert done.requantized is not None and 0.01 < done.requantized < 0.2
-    cut, parts = open_source(tmp_path / "cut"), cut_weights(source, source.members["torn"], requantize=True)
+    rounding = Rounding()
+    written, parts = open_source(tmp_path / "cut"), cut(source, source.members["torn"], True, rounding)
     for tensor in parts.tensors.values():
         list(tensor.pieces())
-    anew = sorted({name for name, _ in parts.changed})
+    anew = sorted({name for name, _ in rounding.changed})
     assert anew and all("down_proj" in name for name in anew)
     where = kept_parts(source, source.members["torn"])
     for name in anew:
         of, (rows, columns) = where[name]
-        values_rc = columns.take(rows.take(source.weights.torch(of, torch.float32)), 1)
-        wanted = codes_by_hand(values_rc, torch.from_numpy(source.weights.scale(of)), "nvfp4")
-        assert all(map(torch.equal, codes_of(cut.weights, name), wanted))
+        values_rc = columns.take(rows.take(source.torch(of, torch.float32)), 1)
+        wanted = codes_by_hand(
+            values_rc, torch.from_numpy(stored_scale(source.storage[of], source.parts(of))), "nvfp4"
+        )
+        assert all(map(torch.equal, codes_of(written, name), wanted))
     assert verify(tmp_path / "cut", parent=family).ok  # what is computed anew is so again
     checks = {check.name: check for check in verify(family).checks}
     assert checks["torn: cut = masked"].ok is None and "rounded again" in checks["torn: cut = masked"].figure
@@ -223,7 +226,7 @@ def test_what_stays_and_what_is_said_of_it(dense: Path, tmp_path: Path) -> None:
     held = open_source(tmp_path / "cut")
     own = ("0.in", "0.out", "1.up", "1.down", "3.up", "3.down", "4.in", "4.out", "5.up", "5.down")
     wanted = {layers[int(name[0])] + name[2:] + "_proj.weight" for name in own}
-    assert held.quantized.keys() == wanted
+    assert held.storage.keys() == wanted
     provenance = held.origin.provenance["quantized"]
     assert (provenance["to"], provenance["layout"]) == ("nvfp4", "modelopt")
 
@@ -243,7 +246,9 @@ def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0x7F80, 0x7FC0], ids=["infinity", "NaN"])
 @pytest.mark.parametrize("row", [0, -1])
-def test_a_number_without_codes_is_found_wherever_it_is(number: int, row: int, wide: Source, tmp_path: Path) -> None:
+def test_a_number_without_codes_is_found_wherever_it_is(
+    number: int, row: int, wide: Checkpoint, tmp_path: Path
+) -> None:
     """The weight is read in many pieces."""
     name = "backbone.layers.1.mixer.up_proj.weight"
     words = wide.tensors[name].words.copy()

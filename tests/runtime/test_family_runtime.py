@@ -18,8 +18,9 @@ from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
@@ -101,7 +102,7 @@ def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
     family = load_family(folder)
     slice_checkpoint(folder, tmp_path / "9b", member="9b")
     cut = load_family(tmp_path / "9b")
-    assert cut.names == ("9b",) and cut.held == MIDDLE and cut.parent == PARENT
+    assert cut.names == ("9b",) and cut.subnet == MIDDLE and cut.parent == PARENT
     inside = replace(MIDDLE, hidden=7)
     assert close(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
     with pytest.raises(ElasticError, match="not nested"):
@@ -112,9 +113,7 @@ def test_a_plain_folder_is_a_family_of_one(tmp_path):
     weights = model(tied=True)  # the file of a tied model has its head as well
     parent = weights.parent
     (tmp_path / "plain").mkdir()
-    write_models(
-        [Model(tmp_path / "plain", parent, parent.full, tensors_of(parent, parent.full, weights.state_dict()))]
-    )
+    write_checkpoints({tmp_path / "plain": in_memory(parent, parent.full, weights.state_dict())})
     family = load_family(tmp_path / "plain")
     assert family.names == ("full",) and family.parent.tied
     assert close(family.select("full")(TOKENS), weights(TOKENS))

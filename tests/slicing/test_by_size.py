@@ -16,7 +16,7 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.source import Origin, Shapes
+from nemo_elastic.formats.checkpoint import Origin, Shapes
 from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet, rest_of_path
 from tests.shapes import PARENT
 
@@ -55,7 +55,7 @@ def test_a_shape_between_members_says_between_which() -> None:
 
 
 def held(member: Subnet) -> Shapes:
-    return replace(WHOLE, held=member, family=None, origin=replace(Origin.of(FAMILY), name="9b"))
+    return replace(WHOLE, subnet=member, family=None, origin=replace(Origin.of(FAMILY), name="9b"))
 
 
 def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:

@@ -52,7 +52,7 @@ def family(tmp_path_factory):
 def test_slice_by_name(run, family, tmp_path):
     code, out, err = run("slice", family, "--member", "small", "--out", tmp_path / "cut")
     assert (code, err) == (0, "") and f"{COUNT:,} parameters" in out
-    assert open_source(tmp_path / "cut").held == SMALL
+    assert open_source(tmp_path / "cut").subnet == SMALL
     code, out, _ = run("slice", family, "--member", "small", "--out", tmp_path / "cut", "--force", "--json")
     assert code == 0 and json.loads(out) == {
         "out": str(tmp_path / "cut"), "member": "small", "parameters": COUNT, "subnet": SMALL.to_json(),
@@ -81,7 +81,7 @@ def test_a_shape_in_a_file(run, family, tmp_path):
     shape.write_text(json.dumps(own.to_json()))
     for source, out in ((family, tmp_path / "cut"), (tmp_path / "cut", tmp_path / "again")):
         assert run("slice", source, "--subnet", shape, "--out", out)[0] == 0
-        assert open_source(out).held == own
+        assert open_source(out).subnet == own
 
 
 def test_a_member_is_asked_for_as_its_family_is(run, family, tmp_path):

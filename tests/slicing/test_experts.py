@@ -16,11 +16,11 @@ from nemo_elastic.core.cost import active_parameters, parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import is_exact
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.core.prediction import Prediction, is_mtp
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
-from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.slicing.verification import verify
 from tests.ranking.test_sorting import unstriped
@@ -40,6 +40,11 @@ BLOCK = {
 }
 
 
+def mtp_of(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a folder's layers that predict further tokens."""
+    return {name: t for name, t in open_source(folder).tensors.items() if is_mtp(name)}
+
+
 def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
     """A folder as others write one: no stripes, no `elastic.json`; gate biases in float32 beside bfloat16."""
     words = random_words(parent, seed=3)
@@ -47,11 +52,10 @@ def plain(folder: Path, parent: Parent, prediction: bool = False) -> Path:
         if name.endswith("e_score_correction_bias"):
             words[name] = Tensor.of(np.linspace(-1, 1, parent.size("experts"), dtype=np.float32))
     random = np.random.default_rng(1)
-    behind = Prediction("*E").tensors(parent, parent.full) if prediction else []
-    extra = {t.hf: Tensor.of(random.random(t.shape, np.float32)) for t in behind}
+    mtp = Prediction("*E").tensors(parent, parent.full) if prediction else []
+    words |= {t.hf: Tensor.of(random.random(t.shape, np.float32)) for t in mtp}
     folder.mkdir()
-    tensors = tensors_of(parent, parent.full, words)
-    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, behind=Weights(extra))])
+    write_checkpoints({folder: in_memory(parent, parent.full, words, PREDICTION)})
     return folder
 
 
@@ -114,7 +118,7 @@ def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path) -> None:
     mtp = slice_checkpoint(
         plain(tmp_path / "mtp", parent, prediction=True), tmp_path / "out", subnet=parent.full, dtype="bf16"
     )
-    for key, raw in open_source(mtp.out).prediction.items():
+    for key, raw in mtp_of(mtp.out).items():
         assert raw.dtype == ("F32" if key == "mtp.layers.1.mixer.gate.e_score_correction_bias" else "BF16"), key
 
 
@@ -144,7 +148,7 @@ def test_a_member_goes_through_megatrons_format_and_back(tmp_path: Path) -> None
         slice_checkpoint(tmp_path / "mixed", tmp_path / format, subnet=member, format=format)
     printed("convert", tmp_path / "megatron", "--format", "hf", "--out", tmp_path / "back")
     wanted, actual, back = (open_source(tmp_path / name) for name in ("hf", "megatron", "back"))
-    assert (actual.held.pattern, actual.parent.size("experts")) == ("ME*E", 4)
+    assert (actual.subnet.pattern, actual.parent.size("experts")) == ("ME*E", 4)
     assert actual.tensors.keys() == wanted.tensors.keys()
     for name, raw in wanted.tensors.items():
         for other in (actual.tensors[name], back.tensors[name]):

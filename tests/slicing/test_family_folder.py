@@ -50,7 +50,7 @@ def test_what_is_written(tmp_path):
     reports = []
     out = write_family(tmp_path / "family", PARENT, values, FAMILY, progress=lambda *at: reports.append(at))
     source = open_source(out)
-    assert source.family == FAMILY and source.held == PARENT.full
+    assert source.family == FAMILY and source.subnet == PARENT.full
     assert all(np.array_equal(source.tensors[n].numpy(), v) for n, v in values.items())
     assert reports[-1][0] == reports[-1][1] == 4 * FAMILY.members[0].parameters
     card = (out / "README.md").read_text()

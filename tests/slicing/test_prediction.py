@@ -16,12 +16,12 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.core.prediction import Prediction, is_mtp
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import open_tensors
-from nemo_elastic.formats.hf.writing import Model, tensors_of, write_models
-from nemo_elastic.formats.low_precision import Weights
+from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
@@ -36,7 +36,7 @@ from tests.ranking.test_sorting import rotating, unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
 from .helpers import contents, edit_json, printed, random_values
-from .test_experts import BLOCK, PREDICTION, plain
+from .test_experts import BLOCK, PREDICTION, mtp_of, plain
 
 LAYERS = Prediction("*E")
 
@@ -58,14 +58,12 @@ def test_every_member_has_them_at_its_widths(tmp_path: Path) -> None:
     parent = family.parent
     names = {m.name: m.subnet for m in family}
     cuts = slice_members(tmp_path / "family", tmp_path / "members", names)
-    whole = {name: raw.numpy() for name, raw in open_source(tmp_path / "family").prediction.items()}
+    whole = {name: raw.numpy() for name, raw in mtp_of(tmp_path / "family").items()}
     for cut in cuts:
         assert cut.left_out is None
-        own = open_source(cut.out)
-        assert {n: raw.shape for n, raw in own.prediction.items()} == {
-            t.hf: t.shape for t in LAYERS.tensors(parent, cut.subnet)
-        }
-        now = {name: raw.numpy() for name, raw in own.prediction.items()}
+        own = mtp_of(cut.out)
+        assert {n: raw.shape for n, raw in own.items()} == {t.hf: t.shape for t in LAYERS.tensors(parent, cut.subnet)}
+        now = {name: raw.numpy() for name, raw in own.items()}
         kept = max(cut.subnet.widths("experts"))
         experts = parent.axis("experts").grid(kept).indices()
         rows = parent.axis("expert_ffn").grid(max(cut.subnet.widths("expert_ffn"))).indices()
@@ -74,9 +72,9 @@ def test_every_member_has_them_at_its_widths(tmp_path: Path) -> None:
             up = whole[f"mtp.layers.1.mixer.experts.{old}.up_proj.weight"]
             actual = now[f"mtp.layers.1.mixer.experts.{new}.up_proj.weight"]
             np.testing.assert_array_equal(actual, up[np.ix_(rows, range(read))])
-        assert own.predicts == LAYERS and right(cut.out, tmp_path / "family")
+        assert open_source(cut.out).prediction == LAYERS and right(cut.out, tmp_path / "family")
         count = LAYERS.parameters(parent, cut.subnet)
-        assert count == sum(raw.words.size for raw in own.prediction.values())
+        assert count == sum(raw.words.size for raw in own.values())
         assert f"{count:,} parameters" in (cut.out / "README.md").read_text()
     slice_checkpoint(tmp_path / "members" / "mid", tmp_path / "by-way", subnet=names["low"])
     assert contents(tmp_path / "members" / "low") == contents(tmp_path / "by-way")
@@ -89,7 +87,7 @@ def test_layers_that_differ_leave_theirs_the_largest_width(tmp_path: Path) -> No
         12, (parent.layer(1, experts=4, expert_ffn=8), parent.layer(3), parent.layer(4, experts=6, expert_ffn=4))
     )
     cut = slice_checkpoint(folder, tmp_path / "cut", subnet=member)
-    names = open_source(cut.out).prediction
+    names = mtp_of(cut.out)
     assert names["mtp.layers.1.mixer.gate.weight"].shape == (6, 12)
     assert names["mtp.layers.1.mixer.experts.5.up_proj.weight"].shape == (8, 12)
     config = read_shapes(cut.out).config
@@ -106,8 +104,7 @@ def valued(folder: Path, parent: Parent) -> Path:
         for t in LAYERS.tensors(parent, parent.full)
     }
     folder.mkdir()
-    tensors = tensors_of(parent, parent.full, values)
-    write_models([Model(folder, parent, parent.full, tensors, base=PREDICTION, behind=Weights(more))])
+    write_checkpoints({folder: in_memory(parent, parent.full, values | more, PREDICTION)})
     return folder
 
 
@@ -117,19 +114,20 @@ def drafts(folder: Path, tokens_bl: torch.Tensor, member: Subnet | None = None) 
     With a member: of the whole folder, under its masks.
     """
     source = open_source(folder)
-    parent, held, layers = source.parent, source.held, source.predicts
+    parent, held, layers = source.parent, source.subnet, source.prediction
     assert layers is not None
-    tensors, behind = ({n: raw.torch() for n, raw in group.items()} for group in (source.tensors, source.prediction))
-    own, behind_held = layers.behind(parent), layers.member(parent, held)
-    assert behind_held is not None
-    state = {n: t for n, t in tensors.items() if "layers" not in n}
-    state |= {n.replace("mtp.", "backbone.", 1): t for n, t in behind.items()}
-    enorm, hnorm, project = (state.pop(f"backbone.layers.0.{n}.weight") for n in ("enorm", "hnorm", "eh_proj"))
-    state["backbone.norm_f.weight"] = state.pop("backbone.layers.1.final_layernorm.weight")
+    whole, both, first = layers.extend(parent), layers.extend_member(parent, held), len(held.layers)
+    tensors = {n: raw.torch() for n, raw in source.tensors.items() if not is_mtp(n)}
+    state = dict(tensors)
+    for name, raw in mtp_of(folder).items():
+        _, _, number, rest = name.split(".", 3)
+        state[f"backbone.layers.{first + int(number)}.{rest}"] = raw.torch()
+    enorm, hnorm, project = (state.pop(f"backbone.layers.{first}.{n}.weight") for n in ("enorm", "hnorm", "eh_proj"))
+    state["backbone.norm_f.weight"] = state.pop(f"backbone.layers.{first + 1}.final_layernorm.weight")
     gates = None if member is None else Gates.of(parent, member)
-    theirs = None if member is None else layers.member(parent, member)
+    theirs = None if member is None else Gates.of(whole, layers.extend_member(parent, member))
     trunk = Layers(weights_of(parent, held, tensors), gates)
-    steps = Layers(weights_of(own, behind_held, state), None if theirs is None else Gates.of(own, theirs))
+    steps = Layers(weights_of(whole, both, state), theirs)
     gate_d = torch.ones(held.hidden) if gates is None else gates.hidden
 
     factor = parent.norm_factor(held.hidden, int(gate_d.sum()))
@@ -141,9 +139,9 @@ def drafts(folder: Path, tokens_bl: torch.Tensor, member: Subnet | None = None) 
     for index in trunk.indices:
         x_bld = trunk.layer(index, x_bld)
     hidden_bld = trunk.norm(x_bld)[:, :-1]
-    both = torch.cat([normed(trunk.embed(tokens_bl[:, 1:]), enorm), normed(hidden_bld, hnorm)], -1)
-    x_bld = both @ project.t() * gate_d
-    for index in steps.indices:
+    read = torch.cat([normed(trunk.embed(tokens_bl[:, 1:]), enorm), normed(hidden_bld, hnorm)], -1)
+    x_bld = read @ project.t() * gate_d
+    for index in steps.indices[len(trunk.indices) :]:
         x_bld = steps.layer(index, x_bld)
     return trunk.head(steps.norm(x_bld))
 
@@ -174,9 +172,9 @@ def test_a_sorted_family_drafts_as_its_parent_does(tmp_path: Path) -> None:
     replace(ranking, orders=orders).save(tmp_path / "ranking")
     family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
     assert "left_out" not in family.provenance
-    before, after = (open_source(tmp_path / name) for name in ("plain", "family"))
+    before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))
     name = "mtp.layers.0.eh_proj.weight"
-    assert not np.array_equal(before.prediction[name].words, after.prediction[name].words)
+    assert not np.array_equal(before[name].words, after[name].words)
     torch.testing.assert_close(drafts(tmp_path / "family", TOKENS), drafts(folder, TOKENS), rtol=1e-4, atol=1e-4)
     out = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low").out
     small = family.member("low").subnet
@@ -190,10 +188,10 @@ def test_a_rotated_family_computes_what_its_parent_does(tmp_path: Path) -> None:
     ranking = rotating(Ranking.trivial(parent), 5)
     ranking.save(tmp_path / "ranking")
     family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
-    assert "rotated" in family.provenance["left_out"] and not open_source(tmp_path / "family").prediction
+    assert "rotated" in family.provenance["left_out"] and not mtp_of(tmp_path / "family")
     assert verify(tmp_path / "family", parent=folder).ok and family.parent.norm == PARENT_WIDTH
     before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))
-    wanted = sort({name: raw.torch() for name, raw in before.items()}, ranking, family.parent)
+    wanted = sort({name: raw.torch() for name, raw in before.items() if not is_mtp(name)}, ranking, family.parent)
     for name, value in wanted.items():
         torch.testing.assert_close(after[name].torch(), value)
     ways = {"mid": "family", "low": "family", "by-way": "mid"}  # a member's norms are over the parent's width
@@ -210,7 +208,7 @@ def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:
     folder = valued(tmp_path / "plain", unstriped(MOE))
     init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family")
     out = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low").out
-    raw = open_source(out).prediction["mtp.layers.0.enorm.weight"]
+    raw = mtp_of(out)["mtp.layers.0.enorm.weight"]
     assert raw.extent is not None
     with raw.extent.path.open("r+b") as file:
         file.seek(raw.extent.start)
@@ -232,7 +230,7 @@ def test_left_out_on_request_and_for_want_of_a_width(tmp_path: Path) -> None:
     parent = read_shapes(tmp_path / "family").parent
     bare = slice_checkpoint(tmp_path / "family", tmp_path / "bare", subnet=parent.uniform([0, 1, 2, 4]))
     assert bare.left_out is not None and bare.left_out.endswith("no attention layer, which would give their widths")
-    assert not open_source(bare.out).prediction
+    assert not mtp_of(bare.out)
 
 
 def test_codes_behind_a_model_in_full_precision_are_no_values(tmp_path: Path) -> None:
@@ -279,7 +277,7 @@ def test_what_a_config_says_of_them_is_held_against_the_tensors(tmp_path: Path) 
     listed = {"num_nextn_predict_layers": 2, "mtp_layers_block_type": ["full_attention", "moe"]}
     edit_json(folder / "config.json", mtp_hybrid_override_pattern=..., **listed)
     source = open_source(folder)
-    assert source.predicts == LAYERS and len(source.prediction) == len(LAYERS.tensors(parent, parent.full))
+    assert source.prediction == LAYERS and len(source.mtp) == len(LAYERS.tensors(parent, parent.full))
 
 
 def test_two_steps_and_key_value_heads() -> None:

@@ -99,7 +99,7 @@ def test_per_layer_widths_bring_their_code(tmp_path):
     for name in ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py"):
         compile(files[name], name, "exec")
     assert b"trust_remote_code=True" in files["README.md"]
-    assert open_source(tmp_path / "cut").held == uneven
+    assert open_source(tmp_path / "cut").subnet == uneven
 
 
 def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):

@@ -143,4 +143,4 @@ def test_a_folder_of_an_odd_name_is_a_folder(originals, tmp_path, run, name):
         code, out, err = run(*command)
         assert code == 0 and out.replace("\n", "").isprintable() and err == ""
     assert run("slice", source, "--member", "small", "--out", tmp_path / name / "cut")[0] == 0
-    assert open_source(tmp_path / name / "cut").held == SMALL
+    assert open_source(tmp_path / name / "cut").subnet == SMALL

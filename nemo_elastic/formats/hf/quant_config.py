@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from itertools import product
@@ -23,7 +23,8 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from nemo_elastic.errors import ElasticError, bad
-from nemo_elastic.formats.low_precision import check_cache
+from nemo_elastic.formats.checkpoint import Checkpoint
+from nemo_elastic.formats.low_precision import check_cache, has_cache
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, scheme_of
 from nemo_elastic.io.read import read_json
 
@@ -86,14 +87,12 @@ def linear_modules(parent: Parent, member: Subnet) -> dict[str, str]:
     return {t.hf: t.hf.removesuffix("." + WEIGHT) for t in own if t.row.name not in ("embedding", "moe.gate")}
 
 
-def described(
-    parent: Parent, member: Subnet, weights: Mapping[str, Stored], beside: Collection[str] = (), cache: bool = False
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """`quantization_config` of a member and its `hf_quant_config.json`, None where the layout has none.
-
-    `weights` and `beside` are names in the member: weights of low precision, how they are stored, and all tensors of
-    layers that predict more than one token. `cache` means a key-value cache in FP8.
+def described(model: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """`quantization_config` of a model with weights of low precision and its `hf_quant_config.json`, None where the
+    layout has none.
     """
+    parent, member, weights, mtp = model.parent, model.subnet, model.storage, model.mtp
+    cache = has_cache(model.config.get(KEY), model.tensors)
     modules = linear_modules(parent, member)
     stay = sorted(module for weight, module in modules.items() if weight not in weights)
     # no linear layer to transformers, and one to vLLM, which looks for it in the same list
@@ -102,8 +101,8 @@ def described(
         for t in layout.tensors(parent, member)
         if t.row.name in ("mamba.conv_weight", "moe.gate")
     )
-    scaled = {name.rpartition(".")[0] for name in beside if name.endswith(".weight_scale")}
-    stay += sorted({name.removesuffix("." + WEIGHT) for name in beside if name.endswith("." + WEIGHT)} - scaled)
+    scaled = {name.rpartition(".")[0] for name in mtp if name.endswith(".weight_scale")}
+    stay += sorted({name.removesuffix("." + WEIGHT) for name in mtp if name.endswith("." + WEIGHT)} - scaled)
     own = {name.removesuffix("." + WEIGHT): kind for name, kind in weights.items()}
     kinds = list(dict.fromkeys(own.values()))
     if kinds[0].scheme.layout == MODELOPT:

@@ -19,19 +19,17 @@ from typing import Annotated, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from nemo_elastic.core import layout
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
 from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import DIGEST
-from nemo_elastic.core.prediction import PREFIX, Prediction
+from nemo_elastic.core.prediction import PREFIX, Prediction, all_tensors, is_mtp
 from nemo_elastic.errors import ElasticError, bad, inside, shown
+from nemo_elastic.formats.checkpoint import GGUF, Checkpoint, Origin, Shapes, check_tensors, is_gguf
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import check_cache_scales, check_no_others, find_low
-from nemo_elastic.formats.schemes import Stored
-from nemo_elastic.formats.source import GGUF, Origin, Shapes, Source, check_exactly, check_tensors, is_gguf
 from nemo_elastic.formats.tensor import Extent, Handle, Tensor
 from nemo_elastic.io.fields import check_version, known_fields, read
 from nemo_elastic.io.read import open_regular, read_json
@@ -49,47 +47,40 @@ _MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
 _MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
 
 
-def open_folder(folder: Path) -> Source:
+def open_folder(folder: Path) -> Checkpoint:
     """Open a family, a member or any plain Nemotron-H folder; check that shapes and tensors agree."""
     shapes = read_shapes(folder)
-    tensors = dict(open_tensors(shapes.folder))
-    own = [name for name in tensors if name.startswith(PREFIX)] if predicts(shapes.config) else []
-    behind = {name: tensors.pop(name) for name in own}
-    predicted, beside = _predicted(shapes, behind)
-    low: dict[str, Stored] = {}
+    tensors = open_tensors(shapes.folder)
+    prediction = _prediction(shapes, tensors)
+    wanted = {t.hf: t.shape for t in all_tensors(shapes.parent, shapes.subnet, prediction)}
     said = low_of(shapes.config, shapes.folder)
-    quantised = None if said is None else said.scheme.layout
-    wanted = {t.hf: t.shape for t in layout.tensors(shapes.parent, shapes.held)}
+    layout = None if said is None else said.scheme.layout
     with inside(folder):
-        check_cache_scales(tensors, shapes.held, quantised is not None)
-        if quantised is not None:
-            low = find_low(tensors, wanted, quantised) | find_low(behind, beside, quantised)
-        source = Source(**vars(shapes), tensors=tensors, prediction=behind, quantized=low, predicts=predicted)
-        check_no_others(set(source.weights.names) - wanted.keys(), quantised)
-        if predicted is not None:
-            check_no_others(set(source.behind.names) - beside.keys(), quantised)
-    if quantised is not None:
-        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.held), low)
-    check_tensors(shapes.parent, shapes.held, source.weights, str(folder))
-    if predicted is not None:
-        check_exactly(beside, {name: source.behind.shape(name) for name in source.behind.names}, str(folder))
-    return source
+        check_cache_scales({n: t for n, t in tensors.items() if not is_mtp(n)}, shapes.subnet, layout is not None)
+        storage = {} if layout is None else find_low(tensors, wanted, layout)
+        opened = Checkpoint(**vars(shapes), tensors=tensors, storage=storage, prediction=prediction)
+        mtp = predicts(shapes.config)
+        check_no_others({n for n in opened.names if not (mtp and is_mtp(n))} - wanted.keys(), layout)
+    if layout is not None:
+        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.subnet), storage)
+    check_tensors(opened, mtp)
+    return opened
 
 
-def _predicted(shapes: Shapes, behind: Mapping[str, Tensor]) -> tuple[Prediction | None, dict[str, tuple[int, ...]]]:
-    """Which layers predict more than one token, and their tensors' shapes; None where that is not known.
+def _prediction(shapes: Shapes, tensors: Mapping[str, Tensor]) -> Prediction | None:
+    """Which layers predict further tokens; None where that is not known.
 
     A folder may have lost them (transformers writes the number in its config, and no tensors), or have those of one
     step, which are run for every one. Of others' models whose layers differ, nothing says their widths.
     """
     ours = shapes.family is not None or (shapes.folder / MEMBER_FILE).exists()
     others = shapes.config.get("model_type") == PUZZLE and not ours
-    own = prediction_of(shapes.config, str(shapes.folder / "config.json")) if behind and not others else None
-    if own is None:
-        return None, {}
-    if not any(name.startswith(f"{PREFIX}layers.{len(own.pattern)}.") for name in behind):
+    if others or not any(map(is_mtp, tensors)):
+        return None
+    own = prediction_of(shapes.config, str(shapes.folder / "config.json"))
+    if own is not None and not any(name.startswith(f"{PREFIX}layers.{len(own.pattern)}.") for name in tensors):
         own = replace(own, steps=1)
-    return own, {t.hf: t.shape for t in own.tensors(shapes.parent, shapes.held)}
+    return own
 
 
 def read_shapes(folder: Path) -> Shapes:
@@ -107,11 +98,11 @@ def read_shapes(folder: Path) -> Shapes:
         wanted, wanted_held, origin = _read_member_file(folder / MEMBER_FILE)
         source = MEMBER_FILE
     else:
-        return Shapes(folder, parent, held, config, None, Origin())
+        return Shapes(folder, parent, held, config, None, Origin(), companions=folder)
     # Both files describe the same model in their own words; to compare, say the one in the words of the other.
     if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
         raise ElasticError(f"{folder}: config.json and {source} describe different models")
-    return Shapes(folder, wanted, wanted_held, config, family, origin)
+    return Shapes(folder, wanted, wanted_held, config, family, origin, companions=folder)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

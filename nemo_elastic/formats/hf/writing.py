@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
@@ -19,13 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from nemo_elastic.core import layout
-from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint, unreplaced
 from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, crc32, digest, hexadecimal, write_checksums
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
-from nemo_elastic.formats.low_precision import Weights, has_cache
-from nemo_elastic.formats.source import check_tensors, unreplaced
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, own_files
 from nemo_elastic.io.outputs import check_room
@@ -36,8 +33,8 @@ from .config import PUZZLE, to_hf_config
 from .quant_config import KEY, QUANT_FILE, described
 
 __all__ = [
-    "COMPANIONS", "CONFIG", "FILES", "GENERATION", "INDEX", "REMOTE_CODE", "SHARD_BYTES", "SINGLE", "Model",
-    "Progress", "plan_shards", "remote_code", "tensors_of", "write_models", "write_text", "write_weights",
+    "COMPANIONS", "CONFIG", "FILES", "GENERATION", "INDEX", "REMOTE_CODE", "SHARD_BYTES", "SINGLE",
+    "Progress", "plan_shards", "remote_code", "write_checkpoints", "write_text", "write_weights",
 ]  # fmt: skip
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -64,78 +61,47 @@ FILES = "|".join(
 )
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model that is going to be written.
-
-    Attributes:
-        folder: an existing folder, usually (in) the temporary one of `atomic_dir`.
-        parent: shape of the parent.
-        member: the member that the tensors are.
-        weights: in storage order, by their names in the member.
-        base: `config.json` of the source, see `to_hf_config`.
-        files_from: folder whose tokenizer, generation settings and licence are copied.
-        behind: weights of layers that predict more than one token, which `base` describes.
-    """
-
-    folder: Path
-    parent: Parent
-    member: Subnet
-    weights: Weights
-    base: Mapping[str, Any] | None = None
-    files_from: Path | None = None
-    behind: Weights = field(default_factory=lambda: Weights({}))
-
-    @property
-    def dtype(self) -> str:
-        """Dtype of its weights: that of the embedding."""
-        return self.weights.tensors["backbone.embeddings.weight"].dtype
-
-
-def write_models(models: Sequence[Model], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None) -> None:
-    """Write weights, `config.json`, `generation_config.json`, checksums and what goes along, for some models at once.
+def write_checkpoints(
+    models: Mapping[Path, Checkpoint], *, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None
+) -> None:
+    """Write weights, `config.json`, `generation_config.json`, checksums and companions of some models at once.
 
     Args:
-        models: What to write, each into a folder of its own. Their tensors are read in one pass.
+        models: Existing folder, usually (in) the temporary one of `atomic_dir` -> what is written into it. Their
+            tensors are read in one pass.
         shard_bytes: Largest file of weights.
         progress: Called after every piece.
     """
     with ExitStack() as same:
-        for folder in {m.files_from for m in models if m.files_from is not None}:
+        for folder in {m.companions for m in models.values() if m.companions is not None}:
             same.enter_context(unreplaced(folder))
-        along = [_along(m.files_from) for m in models]
-        weights = {m.folder: _with_head(m) for m in models}
-        checksums = write_weights(weights, shard_bytes, progress)
-        for model, sums, paths in zip(models, checksums, along, strict=True):
-            _write_around(model, sums, paths)
+        companions = [_companions(m.companions) for m in models.values()]
+        checksums = write_weights({folder: _with_head(m) for folder, m in models.items()}, shard_bytes, progress)
+        for (folder, model), sums, paths in zip(models.items(), checksums, companions, strict=True):
+            _write_others(folder, model, sums, paths)
 
 
-def _with_head(model: Model) -> dict[str, Tensor]:
-    tensors = {**model.weights.tensors, **model.behind.tensors}
-    if model.parent.tied:
-        # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
-        tensors["lm_head.weight"] = tensors["backbone.embeddings.weight"]
-    return tensors
+def _with_head(model: Checkpoint) -> Mapping[str, Tensor]:
+    if not model.parent.tied:
+        return model.tensors
+    # No loader ties a Nemotron-H by itself: transformers and vLLM both read the head from the file.
+    return {**model.tensors, "lm_head.weight": model.tensors["backbone.embeddings.weight"]}
 
 
-def _write_around(model: Model, checksums: Mapping[str, str], along: Sequence[Path]) -> None:
+def _write_others(folder: Path, model: Checkpoint, checksums: Mapping[str, str], companions: Sequence[Path]) -> None:
     """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
-    folder, behind = model.folder, model.behind
-    config = to_hf_config(
-        model.parent, model.member, dtype=model.dtype, base=model.base, prediction=bool(behind.tensors)
-    )
+    config = to_hf_config(model.parent, model.subnet, dtype=model.dtype, base=model.config, prediction=bool(model.mtp))
     if config["model_type"] == PUZZLE:
         for name in REMOTE_CODE:
             (folder / name).write_bytes(remote_code(name))
-    for path in along:
+    for path in companions:
         (folder / path.name).write_bytes(read_bytes(path))  # of a link in the hub's cache the content
     _write_generation(folder / GENERATION, config)
-    if low := {**model.weights.quantized, **behind.quantized}:
-        cache = has_cache((model.base or {}).get(KEY), model.weights.tensors)
-        config[KEY], file = described(model.parent, model.member, low, list(behind.tensors), cache)
+    if model.storage:
+        config[KEY], file = described(model)
         if file is not None:
             write_text(folder / QUANT_FILE, _json_text(QUANT_FILE, file))
-    written = {*REMOTE_CODE, *(path.name for path in along), GENERATION, QUANT_FILE}
+    written = {*REMOTE_CODE, *(path.name for path in companions), GENERATION, QUANT_FILE}
     digests = {name: digest((folder / name).read_bytes()) for name in sorted(written) if (folder / name).is_file()}
     text = _json_text(CONFIG, config)
     write_checksums(folder, Checksums(checksums, digests | {CONFIG: digest(text.encode())}))
@@ -152,7 +118,7 @@ def _write_generation(path: Path, config: Mapping[str, Any]) -> None:
     if path.exists() and config["use_cache"]:
         return
     ids = {k: config[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if config[k] is not None}
-    copied = read_json(path) if path.exists() else ids  # `_along` has read it
+    copied = read_json(path) if path.exists() else ids  # `_companions` has read it
     settings = copied if config["use_cache"] else copied | {"use_cache": False}
     write_text(path, _json_text(path.name, settings))
 
@@ -162,7 +128,7 @@ def write_text(path: Path, text: str) -> None:
     path.write_bytes((text.rstrip("\n") + "\n").encode())
 
 
-def _along(folder: Path | None) -> list[Path]:
+def _companions(folder: Path | None) -> list[Path]:
     """The tokenizer, the generation settings and the licence of a model, as far as it has them."""
     if folder is None:
         return []
@@ -171,19 +137,6 @@ def _along(folder: Path | None) -> list[Path]:
         if path.name == GENERATION and not isinstance(read_json(path), dict):
             raise ElasticError(f"{path}: not a JSON object")
     return paths
-
-
-def tensors_of(parent: Parent, member: Subnet, tensors: Mapping[str, Any]) -> Weights:
-    """Arrays in memory as the weights of a member, in storage order.
-
-    Args:
-        parent: Shape of the parent.
-        member: The member that the tensors are.
-        tensors: Name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
-    """
-    own = {name: Tensor.of(value, name) for name, value in tensors.items()}
-    check_tensors(parent, member, Weights(own), "tensors")
-    return Weights({t.hf: own[t.hf] for t in layout.tensors(parent, member)})
 
 
 def _json_text(name: str, value: Any) -> str:

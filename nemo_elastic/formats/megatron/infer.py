@@ -21,10 +21,10 @@ from nemo_elastic.core.kinds.moe import MOE, SCALING, TOP_K
 from nemo_elastic.core.kinds.record import MEGATRON_LAYER, Kind, Part
 from nemo_elastic.core.kinds.registry import KINDS
 from nemo_elastic.core.layout import by_name, fused, megatron_shape, megatron_tensors, named
-from nemo_elastic.core.prediction import PREFIX
+from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import whole_sizes
-from nemo_elastic.formats.source import check_exactly
+from nemo_elastic.formats.checkpoint import check_exactly
 
 from .shape import STORED, check_config, check_kinds, has_experts
 
@@ -42,11 +42,11 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
 
     Gives the model as a parent of its own, with the largest width of each axis; the member of it that the model is
     (the parent itself, except where widths differ between layers); and our Megatron name -> the checkpoint's, which
-    differ where its layers are not numbered from zero. Layers behind the model are ignored.
+    differ where its layers are not numbered from zero. Layers that predict further tokens are ignored.
     """
     with inside(where):
         check_config(settings.get, "context: model.config", any(_GATE in name for name in stored), STORED)
-        own = {name: size for name, size in stored.items() if not name.startswith(PREFIX)}
+        own = {name: size for name, size in stored.items() if not is_mtp(name)}
         return _infer(whole_sizes(own), settings)
 
 

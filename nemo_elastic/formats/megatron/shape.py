@@ -110,7 +110,7 @@ def layer_pattern(config: Any) -> str | None:
 
 
 def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
-    """The layers behind a model that predict more than one token, as a config of Bridge or megatron-core has them."""
+    """The layers that predict further tokens, as a config of Bridge or megatron-core has them."""
     pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
     steps, own = get("mtp_num_layers"), str(pattern).partition("/")[0]
     if not steps or not own:

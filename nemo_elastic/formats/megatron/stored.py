@@ -28,15 +28,13 @@ from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.codes import decode
 from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH, Parent
-from nemo_elastic.core.layout import Tensor, by_name, megatron_tensors
+from nemo_elastic.core.layout import Tensor, by_megatron, by_name
 from nemo_elastic.core.manifest import Family
-from nemo_elastic.core.prediction import PREFIX as PREFIX_BEHIND
-from nemo_elastic.core.prediction import Prediction
+from nemo_elastic.core.prediction import Prediction, all_tensors, is_mtp
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.adapter import apart, parts_of, stacked_of
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin, Shapes, check_tensors, unreplaced
 from nemo_elastic.formats.hf.config import prediction_config, to_hf_config
-from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Origin, Shapes, Source, check_tensors, unreplaced
 from nemo_elastic.formats.tensor import Tensor as Unread
 
 from .context_files import Context, read_context, token_ids
@@ -217,7 +215,7 @@ def elastic_family(
     )
 
 
-# ------------------------------------------------------------------ opened as a source
+# ------------------------------------------------------------------ opened
 
 
 def read_shapes(folder: str | Path) -> Shapes:
@@ -225,24 +223,22 @@ def read_shapes(folder: str | Path) -> Shapes:
     return _read(Path(folder))[0]
 
 
-def open_folder(folder: str | Path) -> Source:
+def open_folder(folder: str | Path) -> Checkpoint:
     """Open a NeMo checkpoint: a stock one of any shape, one that was pruned, or an elastic one, which is a family.
 
     Weights are read a tensor at a time, when rows are asked for; each thread keeps the last in memory.
     """
-    shapes, stored, names, predicts = _read(Path(folder))
-    tensors = _unread(stored, shapes.parent, megatron_tensors(shapes.parent, shapes.held), names)
-    check_tensors(shapes.parent, shapes.held, Weights(tensors), str(folder))
-    behind: dict[str, Unread] = {}
-    if predicts is not None:
-        held = predicts.megatron_tensors(shapes.parent, shapes.held)
-        behind = _unread(stored, predicts.behind(shapes.parent), held, {})
-    return Source(**vars(shapes), tensors=tensors, prediction=behind, predicts=predicts)
+    shapes, stored, names, prediction = _read(Path(folder))
+    whole = all_tensors(shapes.parent, shapes.subnet, prediction)
+    tensors = _unread(stored, shapes.parent, by_megatron(whole), names)
+    opened = Checkpoint(**vars(shapes), tensors=tensors, prediction=prediction)
+    check_tensors(opened)
+    return opened
 
 
-def _predicts(stored: Stored, settings: Mapping[str, Any]) -> Prediction | None:
-    """Which layers there are behind the model; None where the checkpoint has none."""
-    there = any(name.startswith(PREFIX_BEHIND) for name in stored.sizes)
+def _prediction(stored: Stored, settings: Mapping[str, Any]) -> Prediction | None:
+    """Which layers predict further tokens; None where the checkpoint has none."""
+    there = any(map(is_mtp, stored.sizes))
     with inside("context: model.config"):
         return prediction_of(settings.get) if there else None
 
@@ -259,10 +255,10 @@ def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str], Prediction |
         origin = Origin.of(family)
     dtype = _name_of(stored.dtype(names[by_name("embedding").megatron]))
     config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
-    if (predicts := _predicts(stored, context.settings)) is not None:
-        config |= prediction_config(predicts, context.settings.get("mtp_num_layers"))
-    shapes = Shapes(folder, parent, held, config, family, origin, files_from=context.tokenizer)
-    return shapes, stored, names, predicts
+    if (prediction := _prediction(stored, context.settings)) is not None:
+        config |= prediction_config(prediction, context.settings.get("mtp_num_layers"))
+    shapes = Shapes(folder, parent, held, config, family, origin, companions=context.tokenizer or folder)
+    return shapes, stored, names, prediction
 
 
 def _family(folder: Path, stored: Stored, context: Context, parent: Parent) -> Family:

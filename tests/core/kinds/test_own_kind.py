@@ -84,7 +84,7 @@ def test_from_a_ranking_and_a_search_to_a_member_that_runs(parent: Parent, tmp_p
     family = write_family(tmp_path / "family", shape, model.state_dict(), Family.of(shape, members, axes=axes))
     opened = open_source(slice_checkpoint(family, tmp_path / "small", member="small").out)
     assert verify(tmp_path / "small", parent=family).ok
-    alone = NemotronH(opened.parent, {name: raw.torch() for name, raw in opened.tensors.items()}, opened.held)
+    alone = NemotronH(opened.parent, {name: raw.torch() for name, raw in opened.tensors.items()}, opened.subnet)
     assert torch.allclose(alone(tokens), model(tokens, small), atol=1e-5)
 
 

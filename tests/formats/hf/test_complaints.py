@@ -26,6 +26,7 @@ from tests.formats.hf.hf_client import Worker, worker
 from tests.ranking.test_sorting import unstriped
 from tests.shapes import MOE
 from tests.slicing.helpers import large_biases, printed, random_values, write
+from tests.slicing.test_experts import mtp_of
 from tests.slicing.test_prediction import valued
 
 pytestmark = [pytest.mark.hf, pytest.mark.nemo]
@@ -66,10 +67,9 @@ def through_megatron(place: Path) -> Path:
 
 
 def same_weights(folder: Path, _: Worker) -> None:
-    direct = open_source(slice_checkpoint(folder.parent / "parent", folder.parent / "direct", subnet=SMALL).out)
-    actual = open_source(folder)
-    for wanted, own in ((direct.tensors, actual.tensors), (direct.prediction, actual.prediction)):
-        assert wanted.keys() == own.keys() and all(np.array_equal(own[n].words, t.words) for n, t in wanted.items())
+    direct = slice_checkpoint(folder.parent / "parent", folder.parent / "direct", subnet=SMALL).out
+    wanted, own = (open_source(place).tensors for place in (direct, folder))
+    assert wanted.keys() == own.keys() and all(np.array_equal(own[n].words, t.words) for n, t in wanted.items())
 
 
 def marked_stages(place: Path) -> Path:
@@ -86,7 +86,7 @@ def marked_stages(place: Path) -> Path:
 def plain_pattern(folder: Path, _: Worker) -> None:
     config = read_json(folder / "config.json")
     assert (config["hybrid_override_pattern"], config["mtp_hybrid_override_pattern"]) == (SMALL.pattern, "*E")
-    assert config["num_nextn_predict_layers"] == 1 and open_source(folder).prediction
+    assert config["num_nextn_predict_layers"] == 1 and mtp_of(folder)
 
 
 def cut(member: Subnet, **options: object) -> Callable[[Path], Path]:
@@ -94,14 +94,14 @@ def cut(member: Subnet, **options: object) -> Callable[[Path], Path]:
 
 
 def predicts(folder: Path, _: Worker) -> None:
-    own, whole = open_source(folder).prediction, open_source(folder.parent / "parent").prediction
+    own, whole = mtp_of(folder), mtp_of(folder.parent / "parent")
     assert own["mtp.layers.1.mixer.gate.weight"].shape == (6, 12)
     bias = f"mtp.layers.1.{BIAS}"
     np.testing.assert_array_equal(own[bias].words, whole[bias].words[:6])
 
 
 def predicts_nothing(folder: Path, _: Worker) -> None:
-    assert not open_source(folder).prediction
+    assert not mtp_of(folder)
     assert not [name for name in read_json(folder / "config.json") if name.startswith("mtp_") or "nextn" in name]
 
 
@@ -151,13 +151,13 @@ def test_what_others_are_reported_for(hf: Worker, tmp_path: Path, name: str) -> 
     folder = complaint.export(tmp_path)
     theirs, report = hf.arrays("run", TOKENS, folder=str(folder), thorough=True)
     source = open_source(folder)
-    kind = "NemotronHForCausalLM" if source.held.is_uniform else "NemotronHPuzzleForCausalLM"
+    kind = "NemotronHForCausalLM" if source.subnet.is_uniform else "NemotronHPuzzleForCausalLM"
     assert report == {"class": kind, "loading": {}, "same shapes when made anew": True, "finite": True}
     state = {key: torch.from_numpy(raw.numpy()).float() for key, raw in source.tensors.items()}
-    ours = NemotronH(source.parent, state, source.held, trainable=False)(torch.from_numpy(TOKENS)).numpy()
+    ours = NemotronH(source.parent, state, source.subnet, trainable=False)(torch.from_numpy(TOKENS)).numpy()
     np.testing.assert_allclose(theirs["logits"], ours, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(theirs["grown"], theirs["again"])
     saved = open_source(folder.with_name(f"{folder.name}.saved"))
-    assert saved.held.pattern == source.held.pattern
+    assert saved.subnet.pattern == source.subnet.pattern
     assert all(np.array_equal(saved.tensors[key].numpy(), raw.numpy()) for key, raw in source.tensors.items())
     complaint.holds(folder, hf)

@@ -125,7 +125,7 @@ def test_what_cannot_be_cut_is_one_line(
 
 
 def test_a_group_need_not_repeat_the_format(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert open_source(with_json(folders[C], tmp_path / "null", CONFIG, put(f"{GROUP}/format", None))).quantized
+    assert open_source(with_json(folders[C], tmp_path / "null", CONFIG, put(f"{GROUP}/format", None))).storage
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -168,7 +168,7 @@ def test_what_is_written_is_read_the_same(folders: dict[str, Path], tmp_path: Pa
         slice_checkpoint(folder, tmp_path / which, member="small")
         for at in (folder, tmp_path / which):
             opened = open_source(at)
-            assert bool(opened.quantized) == (which != "plain")
+            assert bool(opened.storage) == (which != "plain")
             said = precision_of(opened.config)
             assert said == {"w4a16": "nvfp4", "dynamic": "fp8", "plain": None}.get(
                 which.split("-")[0], which.split("-")[0]
@@ -182,10 +182,10 @@ def test_several_precisions_in_one_folder(folders: dict[str, Path]) -> None:
     nvfp4, fp8 = (Stored(scheme_of(p, MODELOPT), True) for p in ("nvfp4", "fp8"))
     rows = quantized_weights(source, nvfp4.scheme)
     weights = {name: fp8 if row.startswith("mlp") else nvfp4 for name, (row, _) in rows.items()}
-    config, file = described(source.parent, source.held, weights)
-    held = {p: open_source(folders[f"{p}-{MODELOPT}"]).quantized for p in ("nvfp4", "fp8")}
+    config, file = described(source.parent, source.subnet, weights)
+    held = {p: open_source(folders[f"{p}-{MODELOPT}"]).storage for p in ("nvfp4", "fp8")}
     low = {name: held[kind.scheme.precision][name] for name, kind in weights.items()}
-    modules = linear_modules(source.parent, source.held)
+    modules = linear_modules(source.parent, source.subnet)
     check_described({KEY: config}, folders["plain"], modules, low)
     assert file is not None and precision_of({KEY: config}) is None
     wrong = next(name for name, kind in weights.items() if kind == fp8)
@@ -195,7 +195,7 @@ def test_several_precisions_in_one_folder(folders: dict[str, Path]) -> None:
             check_described({KEY: config}, folders["plain"], modules, other)
     groups = {name: Stored(scheme_of("fp8", COMPRESSED), True, name == wrong) for name in weights}
     with pytest.raises(ElasticError, match="more than one group"):
-        described(source.parent, source.held, groups)
+        described(source.parent, source.subnet, groups)
 
 
 def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:

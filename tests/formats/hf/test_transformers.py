@@ -132,8 +132,8 @@ def test_logits_and_decoding(ran, name):
 def test_what_transformers_saves_is_read_again(ran, name):
     place = ran[0]
     ours, theirs = open_source(place / name), open_source(place / f"{name}.saved")
-    assert [replace(x, index=i) for i, x in enumerate(ours.held.layers)] == list(theirs.held.layers)
-    assert (theirs.held.hidden, theirs.parent.norm_eps) == (ours.held.hidden, ours.parent.norm_eps)
+    assert [replace(x, index=i) for i, x in enumerate(ours.subnet.layers)] == list(theirs.subnet.layers)
+    assert (theirs.subnet.hidden, theirs.parent.norm_eps) == (ours.subnet.hidden, ours.parent.norm_eps)
     assert theirs.parent.tied == ours.parent.tied
     for tensor in ours.tensors:
         np.testing.assert_array_equal(theirs.tensors[tensor].numpy(), ours.tensors[tensor].numpy())

@@ -93,7 +93,7 @@ def test_experts_are_read_one_by_one_out_of_the_tensor_that_holds_them(tmp_path:
     parent = unstriped(LATENT)
     own = store(tmp_path / "run", parent=parent)
     source = open_source(tmp_path / "run")
-    assert (source.parent, source.held, source.family) == (parent, parent.full, None)
+    assert (source.parent, source.subnet, source.family) == (parent, parent.full, None)
     assert source.tensors.keys() == own.keys()
     assert all(torch.equal(raw.torch(), own[name]) for name, raw in source.tensors.items())
     small = parent.uniform([0, 1, 3], experts=4, expert_ffn=6, hidden=12)

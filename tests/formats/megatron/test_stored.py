@@ -66,7 +66,7 @@ def test_any_member_is_read_back_byte_for_byte(shapes, dtype, stride, first):
     own = {k: v.to(dtype) for k, v in cut(parent, member, random_tensors(parent)).items()}
     with scratch() as place:
         source = open_folder(store(place / "nemo", parent, member, own, number=lambda i: first + stride * i))
-        assert (source.parent, source.held) == as_model(parent, member)
+        assert (source.parent, source.subnet) == as_model(parent, member)
         assert source.family is None
         assert_same(source.tensors, own)
         assert read_shapes(place / "nemo").config == source.config
@@ -85,8 +85,8 @@ def test_a_context_is_believed_only_where_tensors_say_nothing(state, tmp_path):
         "mamba_state_dim": 7,
     }
     source = open_folder(store(tmp_path / "a", PARENT, UNEVEN, cut(PARENT, UNEVEN, state), settings=wrong))
-    assert (source.parent, source.held) == as_model(PARENT, UNEVEN)
-    assert not source.held.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
+    assert (source.parent, source.subnet) == as_model(PARENT, UNEVEN)
+    assert not source.subnet.is_uniform and source.config["model_type"] == "nemotron_h_puzzle"
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_the_last_stays(state, tmp_path):

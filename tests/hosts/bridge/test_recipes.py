@@ -193,6 +193,6 @@ def test_a_tiny_family_is_trained_and_cut(tmp_path: Path) -> None:
     assert family is not None and [m.name for m in family] == ["1.8m", "1.2m", "0.8m"]
     for member in family:
         cut = open_source(tmp_path / "members" / member.name)
-        assert cut.held.pattern == member.subnet.pattern, said[-2000:]
+        assert cut.subnet.pattern == member.subnet.pattern, said[-2000:]
     steps = [json.loads(x) for x in (tmp_path / "stage2" / "checkpoints" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if line["kind"] == "step"] == [1, 2]

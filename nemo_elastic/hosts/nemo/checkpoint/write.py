@@ -23,14 +23,14 @@ from typing import Any
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.adapter import to_megatron
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT
 from nemo_elastic.formats.megatron.metadata import PREFIX
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.formats.source import Source
 from nemo_elastic.formats.tokenizer import copy_tokenizer, find_tokenizer
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
-from nemo_elastic.slicing.pieces import cut_weights
+from nemo_elastic.slicing.cutting import cut, without_mtp
 
 
 def write_nemo_checkpoint(
@@ -81,14 +81,14 @@ def write_nemo_checkpoint(
     return Path(out)
 
 
-def write_cut(source: Source, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
+def write_cut(source: Checkpoint, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
     """Cut a member out of what was opened into a NeMo checkpoint: the writer of `slice --format nemo`.
 
     Raises:
         ElasticError: see `write_nemo_checkpoint`.
     """
     tokenizer = find_tokenizer(source.companions)
-    weights = cut_weights(source, target).as_torch()
+    weights = cut(without_mtp(source), target).as_torch()
     return write_nemo_checkpoint(out, source.parent, target, weights, tokenizer, force)
 
 

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 
 from nemo_elastic.cli import main
 from nemo_elastic.core.manifest import Family
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.megatron.context_files import read_io_json
-from nemo_elastic.formats.source import Source
 from nemo_elastic.hosts.nemo.checkpoint.write import write_nemo_checkpoint
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -118,13 +118,13 @@ def fine(*arguments) -> str:
     return out.getvalue()
 
 
-def tensors_of(source: Source) -> dict[str, torch.Tensor]:
+def tensors_of(source: Checkpoint) -> dict[str, torch.Tensor]:
     return {name: raw.torch() for name, raw in source.tensors.items()}
 
 
-def logits(source: Source, tokens_bs: torch.Tensor) -> torch.Tensor:
+def logits(source: Checkpoint, tokens_bs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return NemotronH(source.parent, tensors_of(source), source.held, trainable=False)(tokens_bs)
+        return NemotronH(source.parent, tensors_of(source), source.subnet, trainable=False)(tokens_bs)
 
 
 # ------------------------------------------------------------------ there and back
@@ -138,7 +138,7 @@ def test_any_model_goes_through_nemo_unchanged(drawn):
     with scratch() as place:
         write_nemo_checkpoint(place / "nemo", parent, parent.full, own)
         source = open_source(place / "nemo")
-        assert (source.parent, source.held) == as_model(parent, parent.full)
+        assert (source.parent, source.subnet) == as_model(parent, parent.full)
         assert_equal(tensors_of(source), own)
 
         fine("convert", place / "nemo", "--format", "hf", "--out", place / "hf")
@@ -147,7 +147,7 @@ def test_any_model_goes_through_nemo_unchanged(drawn):
         fine("convert", place / "nemo2", "--format", "hf", "--out", place / "hf2")
         assert contents(place / "hf") == contents(place / "hf2")
         again = open_source(place / "hf2")
-        assert (again.parent, again.held) == as_model(parent, parent.full)
+        assert (again.parent, again.subnet) == as_model(parent, parent.full)
         assert_equal({t: v for t, v in tensors_of(again).items() if t in own}, own)
 
 
@@ -249,7 +249,7 @@ def test_the_other_file_of_the_context_says_the_same(trained, pruned, tmp_path, 
     copy = Path(shutil.copytree(folder, tmp_path / folder.name))
     (copy / "context" / "model.yaml").unlink()
     actual = read_shapes(copy)
-    assert (actual.parent, actual.held, actual.family) == (wanted.parent, wanted.held, wanted.family)
+    assert (actual.parent, actual.subnet, actual.family) == (wanted.parent, wanted.subnet, wanted.family)
     assert actual.config == wanted.config
     assert actual.companions.name == wanted.companions.name
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,39 +13,42 @@ from nemo_elastic.core import layout
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
-from nemo_elastic.formats.low_precision import Weights
-from nemo_elastic.formats.source import Source
+from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.tensor import SPAN, Tensor
 from nemo_elastic.ranking import Ranking, norm_before, number_before, permutation, rotated
 
-__all__ = ["sorted_weights"]
+__all__ = ["sort"]
 
 
-def sorted_weights(source: Source, parent: Parent, ranking: Ranking) -> tuple[Weights, Weights]:
-    """The weights of an opened parent, and those of layers that predict further tokens; `parent` has the stripes."""
-    weights = _sorted(layout.tensors(parent, parent.full), source.tensors, parent, ranking)
-    behind: dict[str, Tensor] = {}
-    if source.predicts is not None and ranking.basis is None:
-        shape = source.predicts.behind(parent)
-        own = source.predicts.tensors(parent, parent.full)
-        behind = _sorted(own, source.prediction, shape, Ranking.of_stream(shape, ranking.orders[HIDDEN]))
-    return Weights(weights), Weights(behind)
+def sort(source: Checkpoint, parent: Parent, ranking: Ranking) -> Checkpoint:
+    """An opened parent, sorted: folded, rotated, permuted. `parent` is its shape with stripes.
+
+    Layers that predict further tokens stay, in the order of the stream, where they are known and nothing is rotated:
+    a rotation needs a head of theirs, into which the norm before it folds.
+    """
+    tensors = dict(_sorted(source, layout.tensors(parent, parent.full), parent, ranking))
+    prediction = source.prediction if ranking.basis is None else None
+    if prediction is not None:
+        whole = prediction.extend(parent)
+        stream = Ranking.of_stream(whole, ranking.orders[HIDDEN])
+        tensors |= _sorted(source, prediction.tensors(parent, parent.full), whole, stream)
+    return replace(source, parent=parent, subnet=parent.full, tensors=tensors, prediction=prediction)
 
 
 def _sorted(
-    tensors: Sequence[layout.Tensor], stored: Mapping[str, Tensor], parent: Parent, ranking: Ranking
-) -> dict[str, Tensor]:
+    source: Checkpoint, tensors: Sequence[layout.Tensor], parent: Parent, ranking: Ranking
+) -> Iterator[tuple[str, Tensor]]:
+    """Each of some tensors of the parent by its name."""
     names = {(t.row.name, t.index, t.number): t.hf for t in tensors}
-    out = {}
     for t in tensors:
         orders = [permutation(ranking, parent, t.row, dim, t.index, t.number) for dim in range(len(t.shape))]
         was = None if t.number is None else number_before(ranking, parent, t.row, t.index, t.number)
-        out[t.hf] = stored[names[t.row.name, t.index, was]].permute(orders)
+        tensor = source.tensors[names[t.row.name, t.index, was]].permute(orders)
         if ranking.basis is not None:
             norm = norm_before(parent, t.row)
-            weight = None if norm is None else stored[layout.named(norm.hf, t.index)]
-            out[t.hf] = _rotated(out[t.hf], t.row, ranking.basis, weight)
-    return out
+            weight = None if norm is None else source.tensors[layout.named(norm.hf, t.index)]
+            tensor = _rotated(tensor, t.row, ranking.basis, weight)
+        yield t.hf, tensor
 
 
 def _rotated(tensor: Tensor, row: Row, basis: np.ndarray, norm: Tensor | None) -> Tensor:
