@@ -46,9 +46,8 @@ def room() -> Iterator[Path]:
 
 def values(source: Checkpoint, but: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
     """Of all but those of some modules."""
-    weights = source.weights
-    names = [name for name in weights.names if name.rpartition(".")[0] not in but]
-    return {name: weights.torch(name, torch.float32).float() for name in names}
+    names = [name for name in source.names if name.rpartition(".")[0] not in but]
+    return {name: source.torch(name, torch.float32).float() for name in names}
 
 
 @settings(FUZZ, max_examples=50)

@@ -98,8 +98,9 @@ def test_a_member_is_what_quantising_its_cut_gives(
             continue
         scale = global_scale(values_of(plain, where[t.hf][0]), precision)
         wanted = codes_by_hand(values_of(high, t.hf), scale, precision)
-        assert all(map(torch.equal, codes_of(cut.weights, t.hf), wanted)), t.hf
-        assert float(torch.from_numpy(cut.weights.scale(t.hf))) == pytest.approx(float(scale), rel=1e-6)
+        assert all(map(torch.equal, codes_of(cut, t.hf), wanted)), t.hf
+        own = stored_scale(cut.storage[t.hf], cut.parts(t.hf))
+        assert float(torch.from_numpy(own)) == pytest.approx(float(scale), rel=1e-6)
         seen.add(t.row.name)
     assert seen == {name for name, index in default_rows(plain.parent)}
 

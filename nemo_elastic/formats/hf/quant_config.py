@@ -2,33 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """`quantization_config` of a folder in low precision, and ModelOpt's `hf_quant_config.json`: written and read.
 
-ModelOpt and compressed-tensors have different words for the same few ways to store a weight: `WAYS` has both. Loaders
-go by these words, so they are checked against the tensors; a quantisation that a cut would change is refused.
+ModelOpt and compressed-tensors have different words for the same few ways to store a weight: `WAYS` has both. A
+quantisation that a cut would change is refused.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import translate
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nemo_elastic import __version__
 from nemo_elastic.core import layout
-from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
+from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.low_precision import check_cache, has_cache
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, scheme_of
 from nemo_elastic.io.read import read_json
 
-__all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "linear_modules", "low_of", "precision_of"]
+__all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "low_of", "precision_of"]
 
 #: in `config.json`, and the file in which ModelOpt says the same
 KEY, QUANT_FILE = "quantization_config", "hf_quant_config.json"
@@ -81,35 +77,29 @@ def precision_of(config: Mapping[str, Any]) -> str | None:
 # ------------------------------------------------------------------ writing
 
 
-def linear_modules(parent: Parent, member: Subnet) -> dict[str, str]:
-    """Weight -> module, of all that loaders build as linear layers: every matrix but embeddings and routers."""
-    own = [t for t in layout.tensors(parent, member) if len(t.shape) == 2 and t.hf.endswith("." + WEIGHT)]
-    return {t.hf: t.hf.removesuffix("." + WEIGHT) for t in own if t.row.name not in ("embedding", "moe.gate")}
-
-
 def described(model: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """`quantization_config` of a model with weights of low precision and its `hf_quant_config.json`, None where the
     layout has none.
     """
     parent, member, weights, mtp = model.parent, model.subnet, model.storage, model.mtp
     cache = has_cache(model.config.get(KEY), model.tensors)
-    modules = linear_modules(parent, member)
-    stay = sorted(module for weight, module in modules.items() if weight not in weights)
+    rows = [t for t in layout.tensors(parent, member) if len(t.shape) == 2 and t.hf.endswith("." + WEIGHT)]
+    gates = ("mamba.conv_weight", "moe.gate")
+    # what loaders build as linear layers: every matrix but embeddings and routers
+    stay = sorted(_module(t.hf) for t in rows if t.row.name not in ("embedding", *gates) and t.hf not in weights)
     # no linear layer to transformers, and one to vLLM, which looks for it in the same list
-    stay += sorted(
-        t.hf.removesuffix("." + WEIGHT)
-        for t in layout.tensors(parent, member)
-        if t.row.name in ("mamba.conv_weight", "moe.gate")
-    )
+    stay += sorted(_module(t.hf) for t in layout.tensors(parent, member) if t.row.name in gates)
     scaled = {name.rpartition(".")[0] for name in mtp if name.endswith(".weight_scale")}
-    stay += sorted({name.removesuffix("." + WEIGHT) for name in mtp if name.endswith("." + WEIGHT)} - scaled)
-    own = {name.removesuffix("." + WEIGHT): kind for name, kind in weights.items()}
+    stay += sorted({_module(name) for name in mtp if name.endswith("." + WEIGHT)} - scaled)
+    own = {_module(name): kind for name, kind in weights.items()}
     kinds = list(dict.fromkeys(own.values()))
     if kinds[0].scheme.layout == MODELOPT:
         return _to_modelopt(own, kinds, stay, cache)
-    if len(kinds) > 1:
-        raise ElasticError(f"weights in low precision: {COMPRESSED} with more than one group cannot be cut")
     return _to_compressed(kinds[0], stay, cache), None
+
+
+def _module(weight: str) -> str:
+    return weight.removesuffix("." + WEIGHT)
 
 
 def _way(stored: Stored) -> Way:
@@ -140,6 +130,12 @@ def _to_modelopt(
     return config, file
 
 
+def _anywhere(module: str) -> str:
+    """A module by a name that fits transformers, too, where the layers of a Nemotron-H are in `model`."""
+    inside = module.removeprefix("backbone.")
+    return module if inside == module else rf"re:(backbone|model)\.{re.escape(inside)}$"
+
+
 def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]:
     """As compressed-tensors' `QuantizationConfig` has it."""
     way = _way(kind)
@@ -155,7 +151,7 @@ def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]
         "format": way.format,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
-        "ignore": [anywhere(name) for name in stay],
+        "ignore": [_anywhere(name) for name in stay],
         "kv_cache_scheme": _FLOAT8 if cache else None,
     }
 
@@ -163,49 +159,29 @@ def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]
 # ------------------------------------------------------------------ reading
 
 
-class Section(NamedTuple):
-    """A description of a folder's low precision.
-
-    Attributes:
-        says: module -> how its weight is stored; None: it stays as it is.
-        main: how most weights are stored.
-    """
-
-    says: Callable[[str], Stored | None]
-    main: Stored
-
-
 def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
     """How most of a folder's weights of low precision are stored, by what it says; None where there are none."""
-    return next((section.main for _, section in list(_sections(config, folder))), None)
+    return next((said[0] for _, said in list(_sections(config, folder))), None)
 
 
-def check_described(
-    config: Mapping[str, Any], folder: Path, modules: Mapping[str, str], low: Mapping[str, Stored]
-) -> None:
-    """Check a folder's description of its low precision against its weights; `modules` as from `linear_modules`."""
-    for where, section in _sections(config, folder):
-        for weight, module in modules.items():
-            if wrong := _contradiction(low.get(weight), section.says(module)):
-                raise ElasticError(f"{folder}: {weight} {wrong[0]}, but {where} says that it {wrong[1]}")
+def check_described(config: Mapping[str, Any], folder: Path, storage: Mapping[str, Stored]) -> None:
+    """Check that a model's weights of low precision are stored as its folder says.
+
+    Which weights they are is read off the tensors: lists of modules are for loaders, and a cut gets its own.
+    """
+    for where, said in _sections(config, folder):
+        known = {_in_words(stored): None for stored in said}
+        for weight, stored in storage.items():
+            if not is_mtp(weight) and (found := _in_words(stored)) not in known:
+                raise ElasticError(f"{folder}: {weight} is {found}, but {where} says {' or '.join(known)}")
 
 
-def _contradiction(own: Stored | None, said: Stored | None) -> tuple[str, str] | None:
-    """How a weight is stored, and how it is described, in words; None where both are the same."""
-    if own is None or said is None:
-        if own is said:
-            return None
-        return ("is not quantised", "is") if own is None else ("is quantised", "is not")
-    if said.scheme != own.scheme:
-        return f"is {own.scheme.precision}", f"is {said.scheme.precision}"
-    if said.activations == own.activations:
-        return None
-    has = ("has a scale of its inputs", "has none")
-    return has if own.activations else ("has no scale of its inputs", "has one")
+def _in_words(stored: Stored) -> str:
+    return f"{stored.scheme.precision} {'with' if stored.activations else 'without'} a scale of its inputs"
 
 
-def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Section]]:
-    """Each place of a folder that describes low precision, by name."""
+def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, list[Stored]]]:
+    """Each place of a folder that describes low precision: how it says weights are stored, the most frequent first."""
     where, given, method = f"{folder / 'config.json'}: {KEY}", config.get(KEY), None
     if given is not None:
         given = _mapping(where, given)
@@ -231,18 +207,15 @@ def _mapping(where: str, given: Any, of: str = "") -> Mapping[str, Any]:
     return given
 
 
-def _of_modelopt(section: Mapping[str, Any], where: str) -> Section:
-    if section.get("quant_algo") == MIXED:
-        at = f"{where}.quantized_layers"
-        layers = _mapping(at, section.get("quantized_layers"), " of modules")
-        read = {name: _algorithm(_mapping(f"{at}.{name}", own), f"{at}.{name}") for name, own in layers.items()}
-        named = {own: said for name, said in read.items() for own in modules_in([name], where).names}
-        if not named:
-            raise bad(at, {}, "at least one module")
-        return Section(named.get, Counter(named.values()).most_common(1)[0][0])
-    said = _algorithm(section, where, MIXED)
-    stay = [modules_in(section.get(key), f"{where}.{key}") for key in ("ignore", "exclude_modules")]
-    return Section(lambda module: None if any(module in own for own in stay) else said, said)
+def _of_modelopt(section: Mapping[str, Any], where: str) -> list[Stored]:
+    if section.get("quant_algo") != MIXED:
+        return [_algorithm(section, where, MIXED)]
+    at = f"{where}.quantized_layers"
+    layers = _mapping(at, section.get("quantized_layers"), " of modules")
+    if not layers:
+        raise bad(at, {}, "at least one module")
+    read = (_algorithm(_mapping(f"{at}.{name}", own), f"{at}.{name}") for name, own in layers.items())
+    return [stored for stored, _ in Counter(read).most_common()]
 
 
 def _algorithm(section: Mapping[str, Any], where: str, *others: str) -> Stored:
@@ -255,7 +228,7 @@ def _algorithm(section: Mapping[str, Any], where: str, *others: str) -> Stored:
     return Stored(scheme_of(way.precision, MODELOPT), way.activations)
 
 
-def _of_compressed(section: Mapping[str, Any], where: str) -> Section:
+def _of_compressed(section: Mapping[str, Any], where: str) -> list[Stored]:
     for key in ("transform_config", "sparsity_config"):
         value = section.get(key)
         if value and value != {"format": "dense"}:
@@ -263,16 +236,13 @@ def _of_compressed(section: Mapping[str, Any], where: str) -> Section:
     groups = _mapping(f"{where}.config_groups", section.get("config_groups"), " of groups")
     if len(groups) != 1:
         raise bad(f"{where}.config_groups", list(groups), "one group: others cannot be cut")
-    stay = modules_in(section.get("ignore"), f"{where}.ignore")
     ((name, group),) = groups.items()
     at = f"{where}.config_groups.{name}"
-    way, said = _group(_mapping(at, group), at)
+    way, stored = _group(_mapping(at, group), at)
     for field, format in ((at, group.get("format") or way.format), (where, section.get("format"))):
         if format != way.format:
             raise bad(f"{field}.format", format, f"{way.format}, by the group's weights")
-    targets = modules_in(group.get("targets"), f"{at}.targets")
-    every = "Linear" in targets.names
-    return Section(lambda module: said if (every or module in targets) and module not in stay else None, said)
+    return [stored]
 
 
 def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:
@@ -292,72 +262,3 @@ def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:
     if dynamic not in (True, False, "local"):
         raise bad(f"{where}.input_activations.dynamic", dynamic, "true, false or local")
     return way, Stored(scheme, dynamic is not True)
-
-
-# ------------------------------------------------------------------ lists of modules
-
-# Names, shell patterns, and regular expressions after `re:`. Python's may take exponential time on a folder from
-# anywhere, so they are read as shell patterns, which never backtrack; an expression that is none is refused.
-
-#: characters of all shell patterns of a list, and shell patterns for one regular expression
-_LONGEST, _MOST = 2**13, 256
-#: choices in a regular expression, and numbers of layers and experts as such choices
-_CHOICES = re.compile(r"\((?:\?:)?([^()]*)\)")
-_NUMBER, _NUMBERS = re.compile(r"(?:\\d|\[0-9\])\+"), r"(\\d|\\d\\d|\\d\\d\\d)"
-#: everything else in it, and the shell pattern for it
-_PIECE = re.compile(r"\\[d.-]|\[\^?[\w.-]+\]|\.[*+]?|[\w-]")
-_SHELL = {".": "?", ".*": "*", ".+": "?*", r"\d": "[0-9]"}
-
-
-@dataclass(frozen=True)
-class Modules:
-    """Modules of a list: those with a name in it, and those that its patterns match (`others`)."""
-
-    names: frozenset[str]
-    others: re.Pattern[str] | None = None
-
-    def __contains__(self, module: str) -> bool:
-        # transformers has the layers of a Nemotron-H in `model`
-        there = "model." + module.removeprefix("backbone.")
-        return module in self.names or (self.others is not None and any(map(self.others.match, (module, there))))
-
-
-def anywhere(module: str) -> str:
-    """A module by a name that fits transformers, too, where the layers of a Nemotron-H are in `model`."""
-    inside = module.removeprefix("backbone.")
-    return module if inside == module else rf"re:(backbone|model)\.{re.escape(inside)}$"
-
-
-def modules_in(given: Any, where: str) -> Modules:
-    """Read a list of modules; None is an empty one. `where` is the field, for errors."""
-    if not isinstance(given, list | None) or not all(isinstance(p, str) for p in given or ()):
-        raise bad(where, given, "a list of modules")
-    shell: list[str] = []
-    for pattern in dict.fromkeys(given or ()):
-        try:
-            shell += _shell(pattern.removeprefix("re:")) if pattern.startswith("re:") else [pattern]
-        except ValueError:
-            meant = r"an expression of names, ., .*, .+, \d+, [a-z], (a|b), ^ and $"
-            raise bad(where, pattern, meant) from None
-    patterns = [p for p in shell if any(c in p for c in "*?[")]
-    if (length := sum(map(len, patterns))) > _LONGEST:
-        raise bad(where, length, f"patterns with at most {_LONGEST} characters in all")
-    names = {re.sub(r"^model\.", "backbone.", p) for p in shell} - set(patterns)
-    return Modules(frozenset(names), re.compile("|".join(map(translate, patterns))) if patterns else None)
-
-
-def _shell(expression: str) -> Iterator[str]:
-    """Shell patterns that together match the names that a regular expression matches; ValueError without any."""
-    text = _NUMBER.sub(_NUMBERS, expression)
-    parts = [part.split("|") if i % 2 else [part] for i, part in enumerate(_CHOICES.split(text))]
-    if len(text) > _LONGEST or math.prod(map(len, parts)) > _MOST:
-        raise ValueError
-    for chosen in product(*parts):
-        for own in "".join(chosen).split("|"):
-            inside = own.removeprefix("^").removesuffix("$")
-            pieces: list[str] = _PIECE.findall(inside)
-            if "".join(pieces) != inside:
-                raise ValueError
-            # compressed-tensors matches the start of a name
-            end = "" if own.endswith("$") else "*"
-            yield "".join(_SHELL.get(p, p.removeprefix("\\").replace("[^", "[!")) for p in pieces) + end

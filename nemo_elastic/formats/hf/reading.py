@@ -35,7 +35,7 @@ from nemo_elastic.io.fields import check_version, known_fields, read
 from nemo_elastic.io.read import open_regular, read_json
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
-from .quant_config import check_described, linear_modules, low_of
+from .quant_config import check_described, low_of
 from .writing import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
@@ -62,7 +62,7 @@ def open_folder(folder: Path) -> Checkpoint:
         mtp = predicts(shapes.config)
         check_no_others({n for n in opened.names if not (mtp and is_mtp(n))} - wanted.keys(), layout)
     if layout is not None:
-        check_described(shapes.config, folder, linear_modules(shapes.parent, shapes.subnet), storage)
+        check_described(shapes.config, folder, storage)
     check_tensors(opened, mtp)
     return opened
 
