@@ -17,7 +17,7 @@ from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import prediction_of
-from nemo_elastic.formats.hf.quant_config import low_of
+from nemo_elastic.formats.hf.quant_config import quantization_of
 from nemo_elastic.slicing.card import served_as
 
 _TABLE = "Add the milliseconds of each member, by a table of `nemo-elastic profile`."
@@ -35,8 +35,8 @@ def command(
     Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`.
     """
     shapes = read_shapes(source)
-    low = low_of(shapes.config, shapes.folder)
-    spec = served_as(shapes.config, batch, context, low)
+    quantization = quantization_of(shapes.config, shapes.folder)
+    spec = served_as(shapes.config, batch, context, quantization)
     table = None if latency is None else LatencyTable.read("--latency", str(latency))
     if json:
         options.print_json(describe(shapes, spec, table))

@@ -27,7 +27,7 @@ from nemo_elastic.core.prediction import Prediction, all_tensors, is_mtp
 from nemo_elastic.errors import ElasticError, inside
 
 from .low_precision import CACHE, stored_values
-from .schemes import Stored
+from .schemes import Quantization
 from .tensor import SPAN, Tensor
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Checkpoint(Shapes):
     """
 
     tensors: Mapping[str, Tensor]
-    storage: Mapping[str, Stored] = field(default_factory=dict, kw_only=True)
+    storage: Mapping[str, Quantization] = field(default_factory=dict, kw_only=True)
     prediction: Prediction | None = field(default=None, kw_only=True)
 
     @cached_property
@@ -166,7 +166,7 @@ class Checkpoint(Shapes):
         return self.tensors[_EMBEDDING].dtype
 
     @property
-    def low(self) -> Stored | None:
+    def quantization(self) -> Quantization | None:
         """How most of the model's weights of low precision are stored; None where there are none."""
         own = Counter(stored for name, stored in self.storage.items() if not is_mtp(name))
         return own.most_common(1)[0][0] if own else None
@@ -174,7 +174,7 @@ class Checkpoint(Shapes):
     @property
     def precision(self) -> str | None:
         """Their precision."""
-        return None if self.low is None else self.low.scheme.precision
+        return None if self.quantization is None else self.quantization.scheme.precision
 
 
 @dataclass(frozen=True)

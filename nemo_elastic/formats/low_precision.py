@@ -24,7 +24,7 @@ from nemo_elastic.core.precision import FP8, LARGEST
 from nemo_elastic.core.prefix import ONE, Selection
 from nemo_elastic.errors import ElasticError, bad, inside
 
-from .schemes import COMPRESSED, FLOATS, SCHEMES, WEIGHT, Scheme, Stored
+from .schemes import COMPRESSED, FLOATS, SCHEMES, WEIGHT, Quantization, Scheme
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CACHE", "Changed", "SplitBlockError", "bad_scales", "cache_of_member", "check_cache", "check_cache_scales",
-    "check_no_others", "codes_and_scales", "find_low", "has_cache", "requantized", "select", "share_changed",
+    "check_no_others", "codes_and_scales", "find_quantized", "has_cache", "requantized", "select", "share_changed",
     "stored_scale", "stored_values",
 ]  # fmt: skip
 
@@ -49,7 +49,7 @@ class SplitBlockError(ElasticError):
 # ------------------------------------------------------------------ what a cut keeps
 
 
-def select(stored: Stored, parts: Mapping[str, Tensor], selections: Sequence[Selection]) -> dict[str, Tensor]:
+def select(stored: Quantization, parts: Mapping[str, Tensor], selections: Sequence[Selection]) -> dict[str, Tensor]:
     """What selections of a weight keep of each of its tensors, by their names after the module's.
 
     Raises:
@@ -76,7 +76,7 @@ Changed = dict[tuple[str, int], tuple[float, float]]
 
 
 def requantized(
-    name: str, stored: Stored, parts: Mapping[str, Tensor], selections: Sequence[Selection], changed: Changed
+    name: str, stored: Quantization, parts: Mapping[str, Tensor], selections: Sequence[Selection], changed: Changed
 ) -> dict[str, Tensor]:
     """A weight's tensors where selections tear blocks: codes and block scales are computed from the values again, some
     rows at a time, under the same scale of scales. `changed` is filled while they are read.
@@ -151,7 +151,7 @@ def share_changed(changed: Changed) -> float | None:
     return (sum(error for _, error in changed.values()) / power) ** 0.5 if power else None
 
 
-def stored_scale(stored: Stored, parts: Mapping[str, Tensor]) -> np.ndarray:
+def stored_scale(stored: Quantization, parts: Mapping[str, Tensor]) -> np.ndarray:
     """What codes of a weight, or its scales of blocks, are multiplied by: float32, [] or [rows, 1]."""
     scheme = stored.scheme
     value = parts[scheme.over or scheme.scale[0]].numpy().astype(np.float32)
@@ -159,7 +159,7 @@ def stored_scale(stored: Stored, parts: Mapping[str, Tensor]) -> np.ndarray:
     return np.asarray(np.float32(1) / value if scheme.inverse else value)
 
 
-def stored_values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
+def stored_values(stored: Quantization, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
     """The weight that codes and scales stand for, [rows, columns]."""
     import torch
 
@@ -178,7 +178,9 @@ def stored_values(stored: Stored, parts: Mapping[str, Tensor], dtype: torch.dtyp
 # ------------------------------------------------------------------ found in a folder
 
 
-def find_low(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, Stored]:
+def find_quantized(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], layout: str
+) -> dict[str, Quantization]:
     """Weights of low precision among the tensors of a folder: how they are stored.
 
     Args:
@@ -198,7 +200,7 @@ def find_low(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]
             parts = {own: tensors[module + own] for own in scheme.names if module + own in tensors}
             _check(scheme, parts, shape, module)
             by_row = not scheme.block and math.prod(parts[scheme.scale[0]].shape) > 1
-            out[name] = Stored(scheme, scheme.activations in parts, by_row)
+            out[name] = Quantization(scheme, scheme.activations in parts, by_row)
             break
     return out
 

@@ -13,7 +13,15 @@ from nemo_elastic.core.precision import BLOCK, FP8, NVFP4
 from .tensor import Tensor
 
 __all__ = [
-    "COMPRESSED", "FLOATS", "LAYOUTS", "MODELOPT", "SCHEMES", "WEIGHT", "Scheme", "Stored", "scheme_of",
+    "COMPRESSED",
+    "FLOATS",
+    "LAYOUTS",
+    "MODELOPT",
+    "SCHEMES",
+    "WEIGHT",
+    "Quantization",
+    "Scheme",
+    "scheme_of",
 ]  # fmt: skip
 
 WEIGHT = "weight"
@@ -82,7 +90,7 @@ def scheme_of(precision: str, layout: str) -> Scheme:
     return next(s for s in SCHEMES if (s.precision, s.layout) == (precision, layout))
 
 
-class Stored(NamedTuple):
+class Quantization(NamedTuple):
     """How a weight is stored.
 
     Attributes:

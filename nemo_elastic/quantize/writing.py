@@ -25,7 +25,7 @@ from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.writing import SHARD_BYTES, Progress, write_checkpoints
 from nemo_elastic.formats.low_precision import codes_and_scales
-from nemo_elastic.formats.schemes import MODELOPT, Scheme, Stored
+from nemo_elastic.formats.schemes import MODELOPT, Quantization, Scheme
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.io.outputs import atomic_dir, check_apart
 from nemo_elastic.nn.low_precision import fp8_codes, nvfp4_codes, scale_of
@@ -77,7 +77,7 @@ class Weight:
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors in low precision, by their names in a file."""
         scheme = self.scheme
-        stored = Stored(scheme, self.activations is not None)
+        stored = Quantization(scheme, self.activations is not None)
         if scheme.block:
             made = codes_and_scales(scheme, self.tensor, self._codes_and_scales)
         else:
@@ -158,7 +158,7 @@ def torn_members(source: Checkpoint, scheme: Scheme, weights: Collection[str]) -
 
 def quantize(source: Checkpoint, scheme: Scheme, ranges: Ranges | None = None) -> Checkpoint:
     """A checkpoint whose weights of `quantized_weights` have low precision; see `quantize_folder`."""
-    stored, whole = Stored(scheme, ranges is not None), cut(source, source.subnet)
+    stored, whole = Quantization(scheme, ranges is not None), cut(source, source.subnet)
     tensors, storage = {}, {}
     rows = quantized_weights(source, scheme)
     for name, tensor in whole.tensors.items():

@@ -19,7 +19,7 @@ from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
-from nemo_elastic.formats.hf.quant_config import low_of
+from nemo_elastic.formats.hf.quant_config import quantization_of
 from nemo_elastic.formats.tokenizer import FamilyTokenizer, has_template
 from nemo_elastic.io.fields import Between, read
 
@@ -110,7 +110,7 @@ def open_family(
 def _check_layers(folder: str | Path) -> None:
     """Check that a family has no layers of a kind, and no precision, that is not served."""
     shapes = read_shapes(folder)
-    if (low := low_of(shapes.config, shapes.folder)) is not None:
+    if (low := quantization_of(shapes.config, shapes.folder)) is not None:
         own = low.scheme.precision
         allowed = f"a family in full precision, to share weights; slice members in {own} and serve each"
     elif MOE in shapes.parent.types:

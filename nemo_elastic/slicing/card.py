@@ -20,7 +20,7 @@ from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
-from nemo_elastic.formats.schemes import MODELOPT, Stored
+from nemo_elastic.formats.schemes import MODELOPT, Quantization
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.values import human_bytes, three_digits
 
@@ -90,7 +90,7 @@ def member_card(model: Checkpoint, lineage: Lineage = Lineage(), left_out: str |
     notes = _notes(origin, member == parent.full, predicting, left_out)
     return f"""\
 ---
-{_front_matter(lineage, model.low)}
+{_front_matter(lineage, model.quantization)}
 ---
 
 # {title}
@@ -122,7 +122,7 @@ def family_card(model: Checkpoint, family: Family, lineage: Lineage = Lineage())
     members = {m.name: m.subnet for m in family}
     return f"""\
 ---
-{_front_matter(lineage, model.low)}
+{_front_matter(lineage, model.quantization)}
 ---
 
 # A nested family of {len(family.members)} models, up to {human(whole.parameters)} parameters
@@ -162,8 +162,8 @@ def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -
     return "\n\n".join(notes)
 
 
-def _front_matter(lineage: Lineage, low: Stored | None) -> str:
-    library = "vllm" if low is not None and low.scheme.layout == MODELOPT else "transformers"
+def _front_matter(lineage: Lineage, quantization: Quantization | None) -> str:
+    library = "vllm" if quantization is not None and quantization.scheme.layout == MODELOPT else "transformers"
     own = (f"library_name: {library}", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
     return "\n".join((*own, *lineage.lines()))
 
@@ -191,13 +191,15 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
     return MemorySpec(weights=name, **other)
 
 
-def served_as(config: Mapping[str, Any], batch: int = 1, length: int = 8192, low: Stored | None = None) -> MemorySpec:
+def served_as(
+    config: Mapping[str, Any], batch: int = 1, length: int = 8192, quantization: Quantization | None = None
+) -> MemorySpec:
     """The memory spec of serving a Hugging Face folder as it is: its weights in the dtype that its config names.
 
     One rule for `inspect` and a report: the same family has the same figure. Who knows how weights of low precision
-    are stored gives `low`.
+    are stored gives `quantization`.
     """
-    named = precision_of(config) if low is None else low.scheme.precision
+    named = precision_of(config) if quantization is None else quantization.scheme.precision
     return serving_spec(named or dtype_of(config), batch=batch, length=length)
 
 
@@ -208,22 +210,22 @@ def dtype_of(config: Mapping[str, Any]) -> str:
 
 
 def _usage(model: Checkpoint, family: bool = False) -> str:
-    member, low, tokenizer = model.subnet, model.low, find_tokenizer(model.companions) is not None
+    member, quantization, tokenizer = model.subnet, model.quantization, find_tokenizer(model.companions) is not None
     code, parts, options = not member.is_uniform, [], ""
     if not tokenizer:
         parts.append("This folder has no tokenizer. The model uses the parent's tokenizer.")
         options = " --tokenizer PARENT"
     if code:
         parts.append("The layers differ in width: the folder has two small files of code for `trust_remote_code`.")
-    if low is None or low.scheme.layout != MODELOPT:
+    if quantization is None or quantization.scheme.layout != MODELOPT:
         eager = ', experts_implementation="eager"' if needs_eager_experts(member) else ""
         trust = ", trust_remote_code=True" if code else ""
         python = _PYTHON[0 if tokenizer else 1].format(code=trust, eager=eager)
-        parts.append(f"transformers 5.6 or newer{'' if low is None else ', and compressed-tensors'}:")
+        parts.append(f"transformers 5.6 or newer{'' if quantization is None else ', and compressed-tensors'}:")
         parts.append(f"```python\n{python}\n```")
-    if low is not None:
+    if quantization is not None:
         parts.append("Other software may refuse these weights, or load them and compute something else.")
-    if low is not None and family:
+    if quantization is not None and family:
         parts.append(
             "For vLLM, slice members and serve each: `nemo-elastic serve` takes families in full precision only."
         )

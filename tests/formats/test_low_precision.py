@@ -17,7 +17,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.quant_config import KEY, QUANT_FILE
 from nemo_elastic.formats.hf.writing import SINGLE
-from nemo_elastic.formats.low_precision import CACHE, find_low, stored_values
+from nemo_elastic.formats.low_precision import CACHE, find_quantized, stored_values
 from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.runtime import load_family
@@ -123,7 +123,7 @@ def test_columns_that_are_no_blocks() -> None:
     given["a.weight_scale"] = of("F8_E4M3", np.full((4, 2), 0x38, np.uint8))
     for shape, words in ((4, 40), "not whole blocks of 16"), ((160,), "only matrices"):
         with pytest.raises(ElasticError, match=words):
-            find_low(given, {"a.weight": shape}, MODELOPT)
+            find_quantized(given, {"a.weight": shape}, MODELOPT)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -134,7 +134,7 @@ def test_scales_of_the_forms_that_are_read(layout: str) -> None:
     for shape in shapes:
         values = (0.5,) * (2 if shape == (2, 1) else 1)
         given = {"a.weight": codes, "a.weight_scale": floats(*values, shape=shape)}
-        (stored,) = find_low(given, {"a.weight": (2, 16)}, layout).values()
+        (stored,) = find_quantized(given, {"a.weight": (2, 16)}, layout).values()
         parts = {name.removeprefix("a."): t for name, t in given.items()}
         assert torch.equal(stored_values(stored, parts, torch.float32), torch.full((2, 16), 0.5))
         assert stored.by_row == (shape == (2, 1))

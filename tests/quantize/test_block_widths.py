@@ -13,7 +13,7 @@ from nemo_elastic.core.layout import selection
 from nemo_elastic.core.precision import default_rows, torn_widths
 from nemo_elastic.core.prefix import Grid, Selection
 from nemo_elastic.formats.low_precision import SplitBlockError, select
-from nemo_elastic.formats.schemes import MODELOPT, Stored, scheme_of
+from nemo_elastic.formats.schemes import MODELOPT, Quantization, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.low_precision import fp8_codes, global_scale, nvfp4_codes
 from nemo_elastic.plan import preset
@@ -29,14 +29,14 @@ BLOCKS = {
 ROWS = 4  # of random weights with the real numbers of columns
 
 
-def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> tuple[Stored, dict[str, Tensor]]:
+def codes(w_rc: torch.Tensor, scale: torch.Tensor, precision: str) -> tuple[Quantization, dict[str, Tensor]]:
     """A weight of low precision in memory."""
     if precision == "nvfp4":
         packed, scales = nvfp4_codes(w_rc, scale)
         parts = {"weight": packed, "weight_scale": scales, "weight_scale_2": scale}
     else:
         parts = {"weight": fp8_codes(w_rc, scale), "weight_scale": scale}
-    stored = Stored(scheme_of(precision, MODELOPT), False)
+    stored = Quantization(scheme_of(precision, MODELOPT), False)
     return stored, {name: Tensor.of(t) for name, t in parts.items()}
 
 

@@ -21,7 +21,7 @@ from nemo_elastic.data.build import build_data
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.evaluation import answer_loss
 from nemo_elastic.formats.folders import open_source, read_shapes
-from nemo_elastic.formats.hf.quant_config import low_of
+from nemo_elastic.formats.hf.quant_config import quantization_of
 from nemo_elastic.formats.schemes import LAYOUTS
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.runtime import load_family
@@ -63,7 +63,7 @@ def test_inspect_counts_the_bytes_of_the_files(which: str, folders: dict[str, Pa
     code, out, _ = run("inspect", folders[which], "--json", "--batch", 1, "--context", 1)
     members = json.loads(out)["members"]
     shapes = read_shapes(folders[which])
-    stored = low_of(shapes.config, shapes.folder)
+    stored = quantization_of(shapes.config, shapes.folder)
     spec = served_as(shapes.config, 1, 1, stored)
     assert code == 0 and spec.weights == {"plain": "bf16"}.get(which, which.split("-")[0])
     state = memory(SHAPE, SHAPE.full, spec) - memory(SHAPE, SHAPE.full, replace(spec, weights="bf16"))

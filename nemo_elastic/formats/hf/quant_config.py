@@ -21,10 +21,10 @@ from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.low_precision import check_cache, has_cache
-from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Stored, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, WEIGHT, Quantization, scheme_of
 from nemo_elastic.io.read import read_json
 
-__all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "low_of", "precision_of"]
+__all__ = ["KEY", "OURS", "QUANT_FILE", "check_described", "described", "precision_of", "quantization_of"]
 
 #: in `config.json`, and the file in which ModelOpt says the same
 KEY, QUANT_FILE = "quantization_config", "hf_quant_config.json"
@@ -102,12 +102,12 @@ def _module(weight: str) -> str:
     return weight.removesuffix("." + WEIGHT)
 
 
-def _way(stored: Stored) -> Way:
+def _way(stored: Quantization) -> Way:
     return next(w for w in WAYS if (w.precision, w.activations) == (stored.scheme.precision, stored.activations))
 
 
 def _to_modelopt(
-    modules: Mapping[str, Stored], kinds: Sequence[Stored], stay: list[str], cache: bool
+    modules: Mapping[str, Quantization], kinds: Sequence[Quantization], stay: list[str], cache: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """As ModelOpt's `export/quant_utils.py` and `export/convert_hf_config.py` write both."""
 
@@ -136,7 +136,7 @@ def _anywhere(module: str) -> str:
     return module if inside == module else rf"re:(backbone|model)\.{re.escape(inside)}$"
 
 
-def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]:
+def _to_compressed(kind: Quantization, stay: list[str], cache: bool) -> dict[str, Any]:
     """As compressed-tensors' `QuantizationConfig` has it."""
     way = _way(kind)
     group = {
@@ -159,12 +159,12 @@ def _to_compressed(kind: Stored, stay: list[str], cache: bool) -> dict[str, Any]
 # ------------------------------------------------------------------ reading
 
 
-def low_of(config: Mapping[str, Any], folder: Path) -> Stored | None:
+def quantization_of(config: Mapping[str, Any], folder: Path) -> Quantization | None:
     """How most of a folder's weights of low precision are stored, by what it says; None where there are none."""
     return next((said[0] for _, said in list(_sections(config, folder))), None)
 
 
-def check_described(config: Mapping[str, Any], folder: Path, storage: Mapping[str, Stored]) -> None:
+def check_described(config: Mapping[str, Any], folder: Path, storage: Mapping[str, Quantization]) -> None:
     """Check that a model's weights of low precision are stored as its folder says.
 
     Which weights they are is read off the tensors: lists of modules are for loaders, and a cut gets its own.
@@ -176,11 +176,11 @@ def check_described(config: Mapping[str, Any], folder: Path, storage: Mapping[st
                 raise ElasticError(f"{folder}: {weight} is {found}, but {where} says {' or '.join(known)}")
 
 
-def _in_words(stored: Stored) -> str:
+def _in_words(stored: Quantization) -> str:
     return f"{stored.scheme.precision} {'with' if stored.activations else 'without'} a scale of its inputs"
 
 
-def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, list[Stored]]]:
+def _sections(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, list[Quantization]]]:
     """Each place of a folder that describes low precision: how it says weights are stored, the most frequent first."""
     where, given, method = f"{folder / 'config.json'}: {KEY}", config.get(KEY), None
     if given is not None:
@@ -207,7 +207,7 @@ def _mapping(where: str, given: Any, of: str = "") -> Mapping[str, Any]:
     return given
 
 
-def _of_modelopt(section: Mapping[str, Any], where: str) -> list[Stored]:
+def _of_modelopt(section: Mapping[str, Any], where: str) -> list[Quantization]:
     if section.get("quant_algo") != MIXED:
         return [_algorithm(section, where, MIXED)]
     at = f"{where}.quantized_layers"
@@ -218,17 +218,17 @@ def _of_modelopt(section: Mapping[str, Any], where: str) -> list[Stored]:
     return [stored for stored, _ in Counter(read).most_common()]
 
 
-def _algorithm(section: Mapping[str, Any], where: str, *others: str) -> Stored:
+def _algorithm(section: Mapping[str, Any], where: str, *others: str) -> Quantization:
     name, size = section.get("quant_algo"), section.get("group_size")
     way = next((way for way in WAYS if way.algorithm == name), None)
     if way is None:
         raise bad(f"{where}.quant_algo", name, f"one of {', '.join((*ALGORITHMS, *others))}: others cannot be cut")
     if way.precision == NVFP4 and size is not None and (isinstance(size, bool) or size != BLOCK):
         raise bad(f"{where}.group_size", size, f"{BLOCK}: NVFP4 has no others")
-    return Stored(scheme_of(way.precision, MODELOPT), way.activations)
+    return Quantization(scheme_of(way.precision, MODELOPT), way.activations)
 
 
-def _of_compressed(section: Mapping[str, Any], where: str) -> list[Stored]:
+def _of_compressed(section: Mapping[str, Any], where: str) -> list[Quantization]:
     for key in ("transform_config", "sparsity_config"):
         value = section.get(key)
         if value and value != {"format": "dense"}:
@@ -245,7 +245,7 @@ def _of_compressed(section: Mapping[str, Any], where: str) -> list[Stored]:
     return [stored]
 
 
-def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:
+def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Quantization]:
     given = _mapping(f"{where}.weights", group.get("weights"))
     own = {"symmetric": True, **given, "dynamic": bool(given.get("dynamic"))}
     for way in WAYS:
@@ -257,8 +257,8 @@ def _group(group: Mapping[str, Any], where: str) -> tuple[Way, Stored]:
         raise bad(f"{where}.weights", dict(given), meant)
     inputs, scheme = group.get("input_activations"), scheme_of(way.precision, COMPRESSED)
     if inputs is None:
-        return way, Stored(scheme, False)
+        return way, Quantization(scheme, False)
     dynamic = _mapping(f"{where}.input_activations", inputs).get("dynamic", False)
     if dynamic not in (True, False, "local"):
         raise bad(f"{where}.input_activations.dynamic", dynamic, "true, false or local")
-    return way, Stored(scheme, dynamic is not True)
+    return way, Quantization(scheme, dynamic is not True)

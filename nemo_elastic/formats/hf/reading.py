@@ -29,13 +29,13 @@ from nemo_elastic.core.prediction import PREFIX, Prediction, all_tensors, is_mtp
 from nemo_elastic.errors import ElasticError, bad, inside, shown
 from nemo_elastic.formats.checkpoint import GGUF, Checkpoint, Origin, Shapes, check_tensors, is_gguf
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
-from nemo_elastic.formats.low_precision import check_cache_scales, check_no_others, find_low
+from nemo_elastic.formats.low_precision import check_cache_scales, check_no_others, find_quantized
 from nemo_elastic.formats.tensor import Extent, Handle, Tensor
 from nemo_elastic.io.fields import check_version, known_fields, read
 from nemo_elastic.io.read import open_regular, read_json
 
 from .config import PUZZLE, from_hf_config, prediction_of, predicts, to_hf_config
-from .quant_config import check_described, low_of
+from .quant_config import check_described, quantization_of
 from .writing import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
@@ -53,11 +53,11 @@ def open_folder(folder: Path) -> Checkpoint:
     tensors = open_tensors(shapes.folder)
     prediction = _prediction(shapes, tensors)
     wanted = {t.hf: t.shape for t in all_tensors(shapes.parent, shapes.subnet, prediction)}
-    said = low_of(shapes.config, shapes.folder)
+    said = quantization_of(shapes.config, shapes.folder)
     layout = None if said is None else said.scheme.layout
     with inside(folder):
         check_cache_scales({n: t for n, t in tensors.items() if not is_mtp(n)}, shapes.subnet, layout is not None)
-        storage = {} if layout is None else find_low(tensors, wanted, layout)
+        storage = {} if layout is None else find_quantized(tensors, wanted, layout)
         opened = Checkpoint(**vars(shapes), tensors=tensors, storage=storage, prediction=prediction)
         mtp = predicts(shapes.config)
         check_no_others({n for n in opened.names if not (mtp and is_mtp(n))} - wanted.keys(), layout)
@@ -87,7 +87,7 @@ def read_shapes(folder: Path) -> Shapes:
     """Read everything that a folder says of itself, without its weights."""
     path = folder / "config.json"
     config = _read_config(path)
-    low_of(config, folder)
+    quantization_of(config, folder)
     parent, held = from_hf_config(config, str(path))
     family = None
     if (folder / FAMILY_FILE).exists():

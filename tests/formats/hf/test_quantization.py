@@ -23,7 +23,7 @@ from nemo_elastic.formats.hf.quant_config import (
     described,
     precision_of,
 )
-from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Stored, scheme_of
+from nemo_elastic.formats.schemes import COMPRESSED, LAYOUTS, MODELOPT, Quantization, scheme_of
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.quantize.writing import quantized_weights
 from nemo_elastic.slicing.card import served_as
@@ -169,20 +169,20 @@ def test_what_is_written_is_read_the_same(folders: dict[str, Path], tmp_path: Pa
 def test_several_precisions_in_one_folder(folders: dict[str, Path]) -> None:
     """ModelOpt names each module; what names them is read again."""
     source = open_source(folders["plain"])
-    nvfp4, fp8 = (Stored(scheme_of(p, MODELOPT), True) for p in ("nvfp4", "fp8"))
+    nvfp4, fp8 = (Quantization(scheme_of(p, MODELOPT), True) for p in ("nvfp4", "fp8"))
     rows = quantized_weights(source, nvfp4.scheme)
     weights = {name: fp8 if row.startswith("mlp") else nvfp4 for name, (row, _) in rows.items()}
     config, file = described(replace(source, storage=weights))
     assert file is not None and precision_of({KEY: config}) is None
     check_described({KEY: config}, folders["plain"], weights)
     with pytest.raises(ElasticError, match=f"{next(iter(weights))} is nvfp4 without .*nvfp4 with .* or fp8 with"):
-        check_described({KEY: config}, folders["plain"], dict.fromkeys(weights, Stored(nvfp4.scheme, False)))
+        check_described({KEY: config}, folders["plain"], dict.fromkeys(weights, Quantization(nvfp4.scheme, False)))
 
 
 def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:
     """Loaders would take them for quantised layers; those that have scales are."""
     weights = {
-        t.hf: Stored(scheme_of("fp8", MODELOPT), True)
+        t.hf: Quantization(scheme_of("fp8", MODELOPT), True)
         for t in layout.tensors(PARENT, PARENT.full) if t.row.name == "mlp.up"
     }  # fmt: skip
     mtp = ["mtp.0.up_proj.weight", "mtp.0.down_proj.weight", "mtp.0.down_proj.weight_scale", "mtp.0.norm.bias"]
@@ -191,7 +191,7 @@ def test_layers_that_predict_more_tokens_stay_as_they_are() -> None:
     config, file = described(model)
     assert file is not None and [m for m in config["ignore"] if m.startswith("mtp")] == ["mtp.0.up_proj"]
     # in another precision than the model's they are listed as its layers are
-    low = weights | {"mtp.0.down_proj.weight": Stored(scheme_of("nvfp4", MODELOPT), False)}
+    low = weights | {"mtp.0.down_proj.weight": Quantization(scheme_of("nvfp4", MODELOPT), False)}
     config, file = described(replace(model, storage=low))
     assert config["quant_algo"] == "MIXED_PRECISION" and len(config["quantized_layers"]) == len(low)
     assert config["quantized_layers"]["mtp.0.down_proj"] == {"quant_algo": "W4A16_NVFP4", "group_size": 16}
