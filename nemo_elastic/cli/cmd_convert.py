@@ -53,7 +53,7 @@ def command(
     members = opened.members if format == "hf" else {"model": opened.subnet}
     with writing(f"writing {out}", quiet=json) as progress:
         if format != "hf":
-            writer(format.value, "hf")(opened, opened.subnet, out, force)
+            writer(format.value, "hf")(opened, out, force)
         elif opened.family is None:
             slice_checkpoint(opened, out, subnet=opened.subnet, force=force, progress=progress)
         else:

@@ -31,7 +31,6 @@ from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.io.write import atomic_write
-from nemo_elastic.slicing.cutting import cut
 
 from .cpu import cuda_as_cpu
 
@@ -81,13 +80,12 @@ def write_megatron_checkpoint(
     return Path(out)
 
 
-def write_cut(source: Checkpoint, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Cut a member out of what was opened: the writer of `slice --format megatron`."""
-    member = cut(source, target)
+def write_cut(member: Checkpoint, out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Write a member: the writer of `slice --format megatron`."""
     prediction = member.prediction if member.mtp else None
-    steps = source.config["num_nextn_predict_layers"] if prediction is not None else 0
+    steps = member.config["num_nextn_predict_layers"] if prediction is not None else 0
     return write_megatron_checkpoint(
-        out, source.parent, target, member.as_torch(), force, prediction=prediction, steps=steps
+        out, member.parent, member.subnet, member.as_torch(), force, prediction=prediction, steps=steps
     )
 
 

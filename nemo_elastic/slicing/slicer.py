@@ -184,14 +184,14 @@ def _slice(
     rounding = {name: Rounding() for name in targets}
     lacks = {name: left_out(source, target, prediction, format) for name, (target, _) in targets.items()}
     if write is not None and "" in targets:
-        write(kept, targets[""][0], out, force)
+        write(cut(kept, targets[""][0], requantize), out, force)
     else:
         with atomic_dir(out, force, kind=MEMBER if "" in targets else MEMBERS) as folder:
             for name, (target, origin) in targets.items():
-                if write is not None:
-                    write(kept, target, folder / name)
-                    continue
                 member = cast(cut(kept, target, requantize, rounding[name]), dtype, rounding[name])
+                if write is not None:
+                    write(member, folder / name)
+                    continue
                 cuts[name] = replace(member, origin=origin)
                 (folder / name).mkdir(exist_ok=True)
                 describe_member(folder / name, cuts[name], lineage, lacks[name])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from unittest import mock
@@ -77,53 +76,27 @@ def test_every_tensor_is_what_the_layout_keeps(both, dtype, shard_bytes):
         assert open_source(place / "cut").subnet == member
 
 
-@settings(max_examples=10)
+@settings(max_examples=16)
 @given(st.data())
-def test_a_cut_out_of_a_cut_is_the_cut_out_of_the_parent(data):
-    parent = data.draw(parents())
-    chain = data.draw(chains(parent, 3))
-    dtype, name = data.draw(DTYPES), data.draw(st.sampled_from([None, "c"]))
-    with scratch() as place:
-        members = {"b": chain[1], "c": chain[2]} if name else {}
-        write(place / "family", parent, members, tensors=random_words(parent, dtype))
-        if name and len(set(chain)) == 3:
-            slice_checkpoint(place / "family", place / "direct", member="c")
-        else:
-            slice_checkpoint(place / "family", place / "direct", subnet=chain[2])
-        slice_checkpoint(place / "family", place / "between", subnet=chain[1])
-        slice_checkpoint(place / "between", place / "twice", subnet=chain[2])
-        direct, twice = contents(place / "direct"), contents(place / "twice")
-        assert direct.keys() == twice.keys()
-        for file in direct.keys() - {MEMBER_FILE, "README.md"}:  # these two have the name, which the family gives
-            assert direct[file] == twice[file], file
-        if json.loads(direct[MEMBER_FILE])["name"] is None:
-            assert direct == twice
-
-
-@settings(max_examples=10)
-@given(st.data())
-def test_any_way_down_a_family_ends_at_the_same_bytes(data):
-    """12b -> 9b -> 6b is 12b -> 6b: of random families of three and more members, by name, through every stop."""
+def test_any_way_down_a_family_ends_at_the_same_files(data):
+    """12b -> 9b -> 6b is 12b -> 6b: of random families of three and more members, by name, through random stops."""
     parent = data.draw(parents())
     chain = data.draw(chains(parent, data.draw(st.integers(3, 5))))
     members = {f"m{i}": member for i, member in enumerate(chain)}
     with scratch() as place:
         write(place / "family", parent, dict(list(members.items())[1:]), tensors=data.draw(words(parent)))
-        direct = {}
-        for name, member in list(members.items())[1:]:
-            slice_checkpoint(place / "family", place / name, member=name, shard_bytes=data.draw(SHARDS))
-            direct[name] = tensors(place / name)
-            assert {n: shape for n, (_, shape, _) in direct[name].items() if n != "lm_head.weight"} == {
-                t.hf: t.shape for t in layout.tensors(parent, member) if t.hf != "lm_head.weight"
-            }
-        at = data.draw(st.integers(1, len(chain) - 1))
-        folder = place / f"m{at}"
-        while at < len(chain) - 1:  # from each stop to a random one below
+        at, folder = 0, place / "family"
+        while at < len(chain) - 1:
             at = data.draw(st.integers(at + 1, len(chain) - 1))
-            way = place / f"way to {at}"
-            slice_checkpoint(folder, way, subnet=members[f"m{at}"], shard_bytes=data.draw(SHARDS))
-            assert tensors(way) == direct[f"m{at}"]
-            folder = way
+            name, shard_bytes = f"m{at}", data.draw(SHARDS)
+            slice_checkpoint(folder, place / f"way to {at}", subnet=members[name], shard_bytes=shard_bytes)
+            slice_checkpoint(place / "family", place / name, member=name, shard_bytes=shard_bytes)
+            folder = place / f"way to {at}"
+            direct, way = contents(place / name), contents(folder)
+            assert direct.keys() == way.keys()
+            # a shape twice in a family has two names
+            named = {MEMBER_FILE, "README.md"} if len(set(chain)) < len(chain) else set()
+            assert all(direct[file] == way[file] for file in direct.keys() - named)
 
 
 @settings(max_examples=10)
@@ -156,19 +129,6 @@ def test_several_members_at_once_are_the_members_one_by_one(data):
         for name, member in members.items():
             slice_checkpoint(place / "family", place / name, subnet=member, shard_bytes=shard_bytes)
             assert contents(place / "all" / name) == contents(place / name)
-
-
-@settings(max_examples=10)
-@given(parents(), DTYPES)
-def test_the_full_cut_is_the_source(parent, dtype):
-    with scratch() as place:
-        write(place / "family", parent, tensors=random_words(parent, dtype))
-        for source, out in (("family", "one"), ("one", "two")):
-            slice_checkpoint(place / source, place / out, member="full")
-        family, one, two = (contents(place / f) for f in ("family", "one", "two"))
-        assert one == two
-        for file in family.keys() - {"elastic.json", "README.md"}:
-            assert family[file] == one[file], file
 
 
 @settings(max_examples=25)

@@ -88,7 +88,7 @@ def test_what_goes_along_is_no_link_out_of_the_folder(source, tmp_path, run, nam
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(reading, "read_json"), (reading, "open_shard"), (writing, "_write_around")]
+    ("module", "name"), [(reading, "read_json"), (reading, "open_shard"), (writing, "_write_others")]
 )
 @pytest.mark.parametrize("other", ["the same shape", "another"])
 @pytest.mark.parametrize("command", ["slice --member small", "quantize --to fp8 --layout compressed-tensors"])

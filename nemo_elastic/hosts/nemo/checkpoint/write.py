@@ -30,7 +30,7 @@ from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.formats.tokenizer import copy_tokenizer, find_tokenizer
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.megatron.dist_checkpoint import dtype_args, process_group, quiet, sharded
-from nemo_elastic.slicing.cutting import cut, without_mtp
+from nemo_elastic.slicing.cutting import without_mtp
 
 
 def write_nemo_checkpoint(
@@ -81,15 +81,14 @@ def write_nemo_checkpoint(
     return Path(out)
 
 
-def write_cut(source: Checkpoint, target: Subnet, out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Cut a member out of what was opened into a NeMo checkpoint: the writer of `slice --format nemo`.
+def write_cut(member: Checkpoint, out: str | os.PathLike[str], force: bool = False) -> Path:
+    """Write a member, without layers that predict further tokens: the writer of `slice --format nemo`.
 
     Raises:
         ElasticError: see `write_nemo_checkpoint`.
     """
-    tokenizer = find_tokenizer(source.companions)
-    weights = cut(without_mtp(source), target).as_torch()
-    return write_nemo_checkpoint(out, source.parent, target, weights, tokenizer, force)
+    tokenizer, weights = find_tokenizer(member.companions), without_mtp(member).as_torch()
+    return write_nemo_checkpoint(out, member.parent, member.subnet, weights, tokenizer, force)
 
 
 def divisor(vocab: int, tokens: int) -> int:
