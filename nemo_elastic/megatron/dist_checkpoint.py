@@ -31,6 +31,7 @@ from nemo_elastic.formats.megatron.metadata import RELEASE, RUN_CONFIG, TRACKER
 from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.io.outputs import atomic_dir, check_room
 from nemo_elastic.io.write import atomic_write
+from nemo_elastic.slicing.cutting import without_mtp
 
 from .cpu import cuda_as_cpu
 
@@ -82,11 +83,13 @@ def write_megatron_checkpoint(
 
 def write_cut(member: Checkpoint, out: str | os.PathLike[str], force: bool = False) -> Path:
     """Write a member: the writer of `slice --format megatron`."""
-    prediction = member.prediction if member.mtp else None
-    steps = member.config["num_nextn_predict_layers"] if prediction is not None else 0
+    if member.prediction is None or not member.mtp:
+        weights = without_mtp(member).as_torch()
+        return write_megatron_checkpoint(out, member.parent, member.subnet, weights, force)
     return write_megatron_checkpoint(
-        out, member.parent, member.subnet, member.as_torch(), force, prediction=prediction, steps=steps
-    )
+        out, member.parent, member.subnet, member.as_torch(), force,
+        prediction=member.prediction, steps=member.config["num_nextn_predict_layers"],
+    )  # fmt: skip
 
 
 def _run_config(sizes: Mapping[str, Any], dtype: Mapping[str, Any], seq_length: int) -> dict[str, Any]:
