@@ -21,6 +21,7 @@ from nemo_elastic.core.layout import is_exact
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.io.read import read_json
 from nemo_elastic.nn.nemotron_h import NemotronH
+from nemo_elastic.slicing.cutting import without_mtp
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.formats.hf.hf_client import Worker, worker
 from tests.ranking.test_sorting import unstriped
@@ -150,7 +151,7 @@ def test_what_others_are_reported_for(hf: Worker, tmp_path: Path, name: str) -> 
     complaint = COMPLAINTS[name]
     folder = complaint.export(tmp_path)
     theirs, report = hf.arrays("run", TOKENS, folder=str(folder), thorough=True)
-    source = open_source(folder)
+    source = without_mtp(open_source(folder))
     kind = "NemotronHForCausalLM" if source.subnet.is_uniform else "NemotronHPuzzleForCausalLM"
     assert report == {"class": kind, "loading": {}, "same shapes when made anew": True, "finite": True}
     state = {key: torch.from_numpy(raw.numpy()).float() for key, raw in source.tensors.items()}
