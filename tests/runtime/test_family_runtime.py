@@ -102,7 +102,7 @@ def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
     family = load_family(folder)
     slice_checkpoint(folder, tmp_path / "9b", member="9b")
     cut = load_family(tmp_path / "9b")
-    assert cut.names == ("9b",) and cut.subnet == MIDDLE and cut.parent == PARENT
+    assert cut.names == ("9b",) and cut.held == MIDDLE and cut.parent == PARENT
     inside = replace(MIDDLE, hidden=7)
     assert close(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
     with pytest.raises(ElasticError, match="not nested"):
