@@ -175,7 +175,9 @@ def test_several_precisions_in_one_folder(folders: dict[str, Path]) -> None:
     config, file = described(replace(source, storage=weights))
     assert file is not None and precision_of({KEY: config}) is None
     check_described({KEY: config}, folders["plain"], weights)
-    with pytest.raises(ElasticError, match=f"{next(iter(weights))} is nvfp4 without .* says fp8 with .* or nvfp4 with"):
+    with pytest.raises(
+        ElasticError, match=f"{next(iter(weights))} is nvfp4 without .* says fp8 with .* or nvfp4 with"
+    ):
         check_described({KEY: config}, folders["plain"], dict.fromkeys(weights, Quantization(nvfp4.scheme, False)))
 
 
