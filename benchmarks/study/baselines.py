@@ -58,15 +58,19 @@ LR = {
     "alone": {"85": 2.5e-4, "72": 2.5e-4, "50": 5e-4},
     "modelopt": {"85": 2.5e-4, "72": 5e-4, "50": 1e-3},
 }
-#: ours in runs of so many steps of the first seed, by the text that no loss is reported of; ModelOpt's were tried at
-#: commit 572acd86
+#: in runs of so many steps of the first seed, by the text that no loss is reported of
 RATE_STEPS = 120
 TRIED = {
     "ours": {"mean": (1.25e-4, 2.5e-4, 5e-4, 1e-3)},
     "alone": {
-        "85": (3e-5, 6e-5, 1.25e-4, 2.5e-4),
+        "85": (3e-5, 6e-5, 1.25e-4, 2.5e-4, 5e-4),
         "72": (6e-5, 1.25e-4, 2.5e-4, 5e-4),
         "50": (1.25e-4, 2.5e-4, 5e-4, 1e-3),
+    },
+    "modelopt": {
+        "85": (1.25e-4, 2.5e-4, 5e-4, 1e-3),
+        "72": (2.5e-4, 5e-4, 1e-3, 2e-3),
+        "50": (5e-4, 1e-3, 2e-3, 4e-3),
     },
 }
 
@@ -125,6 +129,8 @@ class Study:
             result = train_family(ground, place, _only(own, name), [(steps, BATCH)], self.seed, LR["alone"][name])
             losses[name] = result["losses"][name]
             spent = {unit: spent[unit] + result[unit] for unit in spent}
+            if name == [*SIZES][-1]:
+                break
             slice_checkpoint(open_source(last_checkpoint(place / "stage1")), place / "cut", member=name)
             (place / "cut" / MEMBER_FILE).unlink()  # a plain model, no member of this family
             cut = open_source(place / "cut")
@@ -163,27 +169,28 @@ class Study:
 
         return self.runs.run(f"pruned-{name}-{self.seed}", 0, self.seed, make, keep=True)
 
-    def theirs(self, name: str, steps: int) -> dict[str, Any]:
-        """What ModelOpt has cut out, distilled by NeMo."""
+    def theirs(self, name: str, steps: int, lr: float = 0.0) -> dict[str, Any]:
+        """What ModelOpt has cut out, distilled by NeMo; with a rate, one of those that are tried."""
         before = self.pruned(name)
 
         def make(out: Path) -> dict[str, Any]:
-            recipe = self.ground.recipe(out, steps, BATCH, self.seed, LR["modelopt"][name])
+            recipe = self.ground.recipe(out, steps, BATCH, self.seed, lr or LR["modelopt"][name])
             began = time.process_time()
             student = self.runs.folder / before["job"] / "pruned"
             checkpoint = modelopt_baseline.distill(student, self.parent, out, recipe)
             cpu, shape, tokens = time.process_time() - began, _shape(checkpoint), steps * BATCH.tokens
             each = 3 * forward_flops(shape, shape.full, BATCH.length)
             each += forward_flops(self.whole, self.whole.full, BATCH.length)
+            part = TUNED if lr else REPORTED
             return {
-                "losses": heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None}),
+                "losses": heldout(dense(checkpoint, shape), self.ground.data, BATCH.length, {name: None}, part=part),
                 "tokens": tokens,
                 "flops": tokens * each + before["flops"],
                 "flops_before_training": before["flops"],
                 "cpu_seconds": cpu + before["cpu_seconds"],
             }
 
-        return self.runs.run(f"modelopt-{name}-{steps}-{self.seed}", steps, self.seed, make)
+        return self.runs.run(_name(f"modelopt-{name}", steps, self.seed, lr), steps, self.seed, make)
 
     def all(self, steps: list[int], first: bool, parent_steps: int) -> None:
         """Every way; the first seed has the longest runs, and sizes from scratch, for as many steps as the parent."""
@@ -200,12 +207,14 @@ class Study:
             self.scratch(name, parent_steps, shaped)
 
     def rates(self, steps: int) -> None:
-        """Our ways at every peak rate that is tried."""
+        """Our ways and ModelOpt's at every peak rate that is tried."""
         families = [self.ours(steps, lr) for lr in TRIED["ours"]["mean"]]
         shaped = families[0]  # all have the same shapes
         for name in SIZES:
             for lr in TRIED["alone"][name]:
                 self.alone(name, steps, shaped, lr)
+            for lr in TRIED["modelopt"][name]:
+                self.theirs(name, steps, lr)
 
 
 def _name(way: str, steps: int, seed: int, lr: float) -> str:

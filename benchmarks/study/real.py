@@ -4,8 +4,8 @@
 
 Its residual stream is nested in three ways: channels chosen by magnitude, under norms over the member's width or over
 the parent's, and a rotation to the principal directions of the norms' inputs. Untrained members have the hidden width
-cut alone, or the shapes that the search finds in each way. Then members are distilled, alone and together, at several
-peak rates. One core, products in bf16.
+cut alone, or the shapes that the search finds in each way; their weights are rounded to low precision, too. Then members
+are distilled, alone and together, at several peak rates. One core, products in bf16.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from benchmarks.study.results import KEPT, Kept, markdown
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH, Subnet
+from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.nn.forward import Layers
+from nemo_elastic.nn.low_precision import rounded_state
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.ranking import Ranking, RankOptions, sort
 from nemo_elastic.ranking.measure import rank
@@ -56,6 +58,8 @@ CANDIDATES = 48
 RATES = (1e-4, 2e-4)
 FAMILY, PARENT = "family", "parent"
 TRAINED = ("448", "72", "50", FAMILY)
+#: that are trained and rounded
+TRAINED_WAYS = (CHOSEN, BASIS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class Result:
     """Of a member, or of the parent.
 
     Attributes:
-        way: of `WAYS`; run: `fixed` widths or `search`, both untrained, `alone`, `family`, or `parent`.
+        way: of `WAYS`.
+        run: `fixed` widths or `search`, both untrained; a scheme of low precision, untrained; `alone`, `family`, or
+            `parent`.
         size: of the member: a width, or a budget.
         seed, steps, lr: of its training, in which it was the student of so many steps.
         apart: divergence from the parent in nats a token of held-out text; perplexity: of the same text.
@@ -198,6 +204,18 @@ class Study:
         self.kept.get(results("fixed", lambda: fixed), way=way, run="fixed")
         self.kept.get(results("search", lambda: self.ground.search(self.model(way))), way=way, run="search")
 
+    def rounded(self, way: str, scheme: str) -> None:
+        """The parent and every untrained member, with weights rounded to low precision under the parent's scales."""
+
+        def made() -> list[Result]:
+            model = self.model(way)
+            rounded = NemotronH(model.parent, rounded_state(model.parent, model.state_dict(), scheme))
+            sizes = [r.size for r in self.kept.find(way=way, steps=0) if r.run in ("fixed", "search")]
+            members = {PARENT: model.parent.full} | {size: self.member(way, size) for size in sizes}
+            return [self.result(rounded, m, way, scheme, size) for size, m in members.items()]
+
+        self.kept.get(made, way=way, run=scheme)
+
     def parent(self) -> None:
         """What the parent's perplexity is."""
         model = self.ground.model
@@ -205,7 +223,7 @@ class Study:
 
     def member(self, way: str, size: str) -> Subnet:
         """Of a fixed width, or what the search found."""
-        (found,) = self.kept.find(way=way, size=size, steps=0)
+        (found,) = (r for r in self.kept.find(way=way, size=size, steps=0) if r.run in ("fixed", "search"))
         return self.ground.model.parent.uniform(found.keep, **found.widths)
 
     def result(
@@ -266,9 +284,27 @@ def tables(found: Sequence[Result]) -> str:
     whole = "".join(f"the parent: 0 / {r.perplexity:.1f}" for r in found if r.run == PARENT)
     head = ["untrained, KL / perplexity", *WAYS, "the last over the first"]
     parts = [f"{markdown(head, rows)}\n{whole}\n"]
+    if any(r.run in SCHEMES for r in found):
+        parts.append(_rounded(before, found))
     if trained := [r for r in found if r.steps]:
         parts.append(_trained(before, trained))
     return "\n".join(parts)
+
+
+def _rounded(before: Mapping[tuple[str, str], Result], found: Sequence[Result]) -> str:
+    """What rounding the weights adds to each untrained model's divergence."""
+    of = {(r.run, r.way, r.size): r.apart for r in found if r.run in SCHEMES}
+    rows = []
+    for size in dict.fromkeys(size for _, _, size in of):
+        added = {
+            (way, scheme): apart - (before[way, size].apart if size != PARENT else 0.0)
+            for (scheme, way, of_size), apart in of.items()
+            if of_size == size
+        }
+        name = "the parent" if size == PARENT else _named(before[CHOSEN, size])
+        rows.append([name, *(f"{added[way, scheme]:+.3f}" for scheme in SCHEMES for way in TRAINED_WAYS)])
+    head = [f"{scheme}, {way}" for scheme in SCHEMES for way in TRAINED_WAYS]
+    return markdown(["weights rounded, KL added", *head], rows)
 
 
 def _trained(before: Mapping[tuple[str, str], Result], trained: Sequence[Result]) -> str:
@@ -295,16 +331,17 @@ def _shape(result: Result) -> str:
 
 
 def _both(results: Sequence[Result]) -> str:
-    """Of all seeds."""
+    """The mean of all seeds; in brackets the divergence of each where there are several."""
     if not results:
         return "–"
-    return f"{mean(r.apart for r in results):.3f} / {mean(r.perplexity for r in results):.1f}"
+    each = f" ({', '.join(f'{r.apart:.3f}' for r in results)})" if len(results) > 1 else ""
+    return f"{mean(r.apart for r in results):.3f} / {mean(r.perplexity for r in results):.1f}{each}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", nargs="*", default=TRAINED, choices=TRAINED, help="what is distilled")
     parser.add_argument("--steps", type=int, nargs="+", default=(10, 50), help="in which a member is the student")
-    parser.add_argument("--ways", nargs="+", default=(CHOSEN, BASIS), choices=tuple(WAYS), help="that are trained")
+    parser.add_argument("--ways", nargs="+", default=TRAINED_WAYS, choices=tuple(WAYS), help="that are trained")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="peak rates")
     parser.add_argument("--kept", action="store_true", help="run nothing: the results that the documentation shows")
 
@@ -322,6 +359,8 @@ def study(args: argparse.Namespace) -> str:
     own.parent()
     for way in WAYS:
         own.untrained(way, FIXED)
+    for way, scheme in product(TRAINED_WAYS, SCHEMES):
+        own.rounded(way, scheme)
     for seed, steps, way, lr, what in product(args.seeds, args.steps, args.ways, args.rates, args.train):
         own.family(way, seed, steps, lr) if what == FAMILY else own.alone(way, what, seed, steps, lr)
     return tables(own.kept.results)
