@@ -4,8 +4,8 @@
 
 Its residual stream is nested in three ways: channels chosen by magnitude, under norms over the member's width or over
 the parent's, and a rotation to the principal directions of the norms' inputs. Untrained members have the hidden width
-cut alone, or the shapes that the search finds in each way; their weights are rounded to low precision, too. Then members
-are distilled, alone and together, at several peak rates. One core, products in bf16.
+cut alone, or the shapes that the search finds in each way, at full precision and with rounded weights. Then members are
+distilled, alone and together, at several peak rates. One core, products in bf16.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ WAYS = {CHOSEN: ("magnitude", OWN_WIDTH), WIDE: ("magnitude", PARENT_WIDTH), BAS
 RANKED, DEPTH_RANKED, COMPARED = 32, 2, 2
 FIRST, HELD_OUT = 8, 16
 CANDIDATES = 48
-RATES = (1e-4, 2e-4)
+RATES = (5e-5, 1e-4, 2e-4, 4e-4)
 FAMILY, PARENT = "family", "parent"
 TRAINED = ("448", "72", "50", FAMILY)
 #: that are trained and rounded
@@ -293,18 +293,16 @@ def tables(found: Sequence[Result]) -> str:
 
 def _rounded(before: Mapping[tuple[str, str], Result], found: Sequence[Result]) -> str:
     """What rounding the weights adds to each untrained model's divergence."""
-    of = {(r.run, r.way, r.size): r.apart for r in found if r.run in SCHEMES}
+    added: dict[str, dict[tuple[str, str], float]] = {}
+    for r in (r for r in found if r.run in SCHEMES):
+        start = 0.0 if r.size == PARENT else before[r.way, r.size].apart
+        added.setdefault(r.size, {})[r.run, r.way] = r.apart - start
+    columns = [(scheme, way) for scheme in SCHEMES for way in TRAINED_WAYS if (scheme, way) in added[PARENT]]
     rows = []
-    for size in dict.fromkeys(size for _, _, size in of):
-        added = {
-            (way, scheme): apart - (before[way, size].apart if size != PARENT else 0.0)
-            for (scheme, way, of_size), apart in of.items()
-            if of_size == size
-        }
+    for size, of in added.items():
         name = "the parent" if size == PARENT else _named(before[CHOSEN, size])
-        rows.append([name, *(f"{added[way, scheme]:+.3f}" for scheme in SCHEMES for way in TRAINED_WAYS)])
-    head = [f"{scheme}, {way}" for scheme in SCHEMES for way in TRAINED_WAYS]
-    return markdown(["weights rounded, KL added", *head], rows)
+        rows.append([name, *(f"{of[column]:+.3f}" for column in columns)])
+    return markdown(["weights rounded, KL added", *(f"{scheme}, {way}" for scheme, way in columns)], rows)
 
 
 def _trained(before: Mapping[tuple[str, str], Result], trained: Sequence[Result]) -> str:

@@ -17,6 +17,7 @@ from benchmarks.study.llama import BASE, HEAD_DIM, HEADS, INNER, KINDS, KV_HEADS
 from nemo_elastic import Parent
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import OWN_WIDTH, PARENT_WIDTH
+from nemo_elastic.core.precision import FP8
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.core.kinds.gated import registered
@@ -100,6 +101,10 @@ def test_a_study_of_a_tiny_parent(model: NemotronH, tmp_path: Path, monkeypatch:
             assert parameters(plain.parent, study.member(way, size)) <= share * whole
     narrow = {r.way: r.apart for r in study.kept.find(run="fixed")}
     assert narrow[real.BASIS] < narrow[real.WIDE] != narrow[real.CHOSEN]
+    for way in real.TRAINED_WAYS:
+        study.rounded(way, FP8)
+    (rounded,) = study.kept.find(way=real.BASIS, run=FP8, size=real.PARENT)
+    assert 0 < rounded.apart < 0.1
     before = {r.size: r.apart for r in study.kept.find(way=real.BASIS, run="search")}
     assert study.alone(real.BASIS, "50", 0, 20, 3e-3).apart < before["50"]
     family = study.family(real.BASIS, 0, 20, 3e-3)
@@ -108,4 +113,6 @@ def test_a_study_of_a_tiny_parent(model: NemotronH, tmp_path: Path, monkeypatch:
     study.parent()
     monkeypatch.setattr(real.Study, "_train", None)
     again = real.Study(study.ground, tmp_path / "kept")
-    assert again.family(real.BASIS, 0, 20, 3e-3) == family and "peak 0.003" in real.tables(again.kept.results)
+    assert again.family(real.BASIS, 0, 20, 3e-3) == family
+    written = real.tables(again.kept.results)
+    assert "peak 0.003" in written and "| the parent | +" in written
