@@ -4,7 +4,7 @@
 
 Its residual stream is nested in three ways: channels chosen by magnitude, under norms over the member's width or over
 the parent's, and a rotation to the principal directions of the norms' inputs. Untrained members have the hidden width
-cut alone, or the shapes that the search finds in each way, at full precision and with rounded weights. Then members are
+cut alone, or the shapes that the search finds in each way, as they are and with rounded weights. Then members are
 distilled, alone and together, at several peak rates. One core, products in bf16.
 """
 
