@@ -67,7 +67,7 @@ def test_a_member_cut_from_either_format_has_the_same_bytes(place: Path, tmp_pat
     member = list(source.family)[-1].subnet
     write_cut(source, tmp_path / "megatron", force=True)
     # a stock checkpoint does not say how many stripes the FFN was sorted in
-    other = replace(open_source(tmp_path / "megatron"), parent=source.parent, held=source.parent.full)
+    other = replace(open_source(tmp_path / "megatron"), parent=source.parent, subnet=source.parent.full)
     for name, origin in (("a", source), ("b", other)):
         slice_checkpoint(origin, tmp_path / name, subnet=member)
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
