@@ -293,14 +293,18 @@ def left(run: Path) -> list[str]:
 
 
 def prepare(place: Path, whole: bool = True) -> None:
-    """Data, a parent of two steps, and, if all is wanted, rankings; a run of the tests makes them once."""
+    """Data, a parent of two steps, and, if all is wanted, rankings; a run of the tests makes them once per host.
+
+    `tests/hosts/bridge/test_against_nemo.py` starts NeMo from Bridge's run, and NeMo cannot read Bridge's parent.
+    """
     rankings = [Layout(), Layout(soft=True), Layout(searched=True)]
 
     def make(out: Path) -> None:
         prepare_data(out)
         do(out, Job("parent", "parent"), *(Job(ranking_of(each), "rank", each) for each in rankings))
 
-    copy_of("prepared", make, place, *(() if whole else ("data", "text", "parent")))
+    name = f"prepared-{host().__name__.rpartition('.')[2]}"
+    copy_of(name, make, place, *(() if whole else ("data", "text", "parent")))
 
 
 def write_data(place: Path) -> None:
