@@ -6,7 +6,8 @@ A command is a module `cli/cmd_<name>.py` with an object `command`: a function w
 `typer.Typer` where a function is not enough (subcommands, context settings). It may import torch or NeMo inside the
 function only, so that its own `--help` is quick too. Its docstring is the help text and shows an example.
 
-Errors that a user can fix end in one line on stderr and exit code 2. A bug keeps its traceback.
+Errors that a user can fix end in one line on stderr and exit code 2, with `--debug` after their traceback. A bug keeps
+its traceback.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -113,7 +115,7 @@ class LazyGroup(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command, with its errors in the user's words."""
-        with errors_in_one_line():
+        with errors_in_one_line(debug=ctx.params["debug"]):
             _check_current_folder()
             from nemo_elastic.plugins import load_plugins
 
@@ -122,8 +124,8 @@ class LazyGroup(typer.core.TyperGroup):
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Turn what a user can fix into one line on stderr and the exit code."""
+def errors_in_one_line(debug: bool = False) -> Iterator[None]:
+    """Turn what a user can fix into one line on stderr and the exit code; with `debug` after its traceback."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as exc:
@@ -135,6 +137,8 @@ def errors_in_one_line() -> Iterator[None]:
         line = _line(exc)
         if line is None:
             raise
+        if debug:
+            traceback.print_exc()
         typer.echo(f"error: {one_line(line)}", err=True)
         raise typer.Exit(2) from None
 
@@ -177,6 +181,7 @@ def root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
+    debug: bool = typer.Option(False, "--debug", help="Print the traceback of an error, too. Before the command."),
 ) -> None:
     """Turn one Nemotron-H into a family of nested models; cut any member out without training.
 

@@ -15,7 +15,7 @@ from nemo_elastic.cli import options
 from nemo_elastic.cli.show import size, size_line, stripes_line, writing
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Subnet
-from nemo_elastic.errors import ElasticError
+from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.io.outputs import check_output
@@ -27,10 +27,22 @@ from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, 
 Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}, type=str)
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
-_MEMBER = typer.Option("--member", help="Name of a member. If given several times, each member is cut into OUT/NAME.")
-_RATIO = typer.Option("--ratio", help="Largest shape with at most this share of the parent's parameters: 0.6.")
-_MEMORY = typer.Option("--memory", help="Largest shape within this memory in service: 14GiB.")
-_SUBNET = typer.Option("--subnet", help="JSON file with your own shape inside the source.")
+_MEMBER = typer.Option(
+    "--member", metavar="NAME", rich_help_panel=options.SHAPE, help="A member. Repeatable: each is cut into OUT/NAME."
+)
+_RATIO = typer.Option(
+    "--ratio", metavar="SHARE", rich_help_panel=options.SHAPE,
+    help="Largest shape with at most this share of the parent's parameters: 0.6.",
+)  # fmt: skip
+_MEMORY = typer.Option(
+    "--memory", metavar="SIZE", rich_help_panel=options.SHAPE,
+    help="Largest shape within this memory in service: 14GiB.",
+)  # fmt: skip
+_SUBNET = typer.Option(
+    "--subnet", metavar="FILE", rich_help_panel=options.SHAPE, help="JSON file with your own shape inside the source."
+)
+_OUT = typer.Option("--out", metavar="FOLDER", help="The folder to write. Required without --dryrun.")
+_DRYRUN = typer.Option("--dryrun", help="Print the shape and its memory, and write nothing.")
 _FORMAT = typer.Option(
     "--format", help="hf for transformers and vLLM, nemo for a NeMo checkpoint, megatron for Megatron-Bridge."
 )
@@ -44,7 +56,7 @@ _ANEW = typer.Option(
 
 def command(
     source: Annotated[Path, _SOURCE],
-    out: Annotated[Path, options.out()],
+    out: Annotated[Path | None, _OUT] = None,
     member: Annotated[list[str] | None, _MEMBER] = None,
     params: Annotated[str | None, options.PARAMS] = None,
     active_params: Annotated[str | None, options.ACTIVE_PARAMS] = None,
@@ -57,13 +69,14 @@ def command(
     format: Annotated[options.Format, _FORMAT] = options.Format.hf,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     requantize: Annotated[bool, _ANEW] = False,
+    dryrun: Annotated[bool, _DRYRUN] = False,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, options.as_json("the cut members")] = False,
 ) -> None:
     """Cut members out of a family, at a member's size or between two members. Weights are copied, nothing is trained.
 
     If you give several limits, the shape meets all of them. A shape between two members is nested like a member, but
-    was not trained itself: evaluate it before use.
+    was not trained itself: evaluate it before use. --dryrun says which shape fits.
 
     Examples: `nemo-elastic slice family/ --member 6b --out 6b/`, or for the memory of a GPU
     `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`.
@@ -72,9 +85,12 @@ def command(
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways(names, subnet, sizes)
+    if out is None and not dryrun:
+        raise bad("--out", None, "give the folder to write, or --dryrun")
     opened = open_source(source)
     kind = MEMBERS if len(names) > 1 else MEMBER if format is options.Format.hf else CHECKPOINT
-    check_output(out, force, source, subnet, kind=kind)
+    if out is not None:
+        check_output(out, force, source, subnet, kind=kind)
     spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
     shape, fit = None, None
     if subnet is not None:
@@ -83,12 +99,13 @@ def command(
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
     how: dict[str, Any] = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
-    with writing(f"writing {out}", quiet=json) as progress:
+    folder = None if dryrun else out
+    with writing(f"writing {out}", quiet=json or dryrun) as progress:
         if len(names) > 1:
-            cuts = slice_members(opened, out, _members(opened, names), progress=progress, **how)
+            cuts = slice_members(opened, folder, _members(opened, names), progress=progress, **how)
         else:
             name = names[0] if names else None
-            cuts = [slice_checkpoint(opened, out, member=name, subnet=shape, progress=progress, **how)]
+            cuts = [slice_checkpoint(opened, folder, member=name, subnet=shape, progress=progress, **how)]
     if json:
         rows = [_record(cut, opened, spec, fit) for cut in cuts]
         options.print_json(rows if len(cuts) > 1 else rows[0])
@@ -97,7 +114,7 @@ def command(
         typer.echo(str(fit))
     for cut in cuts:
         for line in _lines(cut, opened, spec, fit):
-            typer.echo(f"{cut.out}: {line}")
+            typer.echo(line if cut.out is None else f"{cut.out}: {line}")
 
 
 def _members(source: Checkpoint, names: list[str]) -> dict[str, Subnet]:
@@ -124,7 +141,7 @@ def _record(cut: Cut, opened: Checkpoint, spec: MemorySpec, fit: Fit | None) -> 
     """What was cut; `fit` is a size that was looked for."""
     notes = {"left_out": cut.left_out, "underflowed": cut.underflowed or None, "requantized": cut.requantized}
     return (
-        {"out": str(cut.out), "member": cut.member}
+        {"out": cut.out and str(cut.out), "member": cut.member}
         | size(opened.parent, cut.subnet, spec)
         | {name: value for name, value in notes.items() if value is not None}
         | {"subnet": cut.subnet.to_json(), "request": fit and fit.to_json()}

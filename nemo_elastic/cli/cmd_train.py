@@ -19,11 +19,12 @@ Host = Enum("Host", {"nemo": "nemo", "bridge": "bridge"}, type=str)
 _OVERRIDES = typer.Argument(
     metavar="[FIELD=VALUE]...",
     help="Fields of the recipe; fields of the block, such as elastic.search.tokens=4096; teacher=, stage=, previous=, "
-    "total_steps=, out=; and run.executor= and every option of NeMo-Run. --yes starts without asking. "
-    "--to-yaml FILE writes the whole run, which --yaml reads, and starts nothing.",
+    "total_steps=, out=; run.executor= and further options of NeMo-Run.",
 )
 _FACTORY = typer.Option("--factory", "-f", help="Name of a stock recipe, e.g. nemotron_nano_12b_v2.")
 _YAML = typer.Option("--yaml", help="File with the block `elastic:` and fields of the recipe.")
+_TO_YAML = typer.Option("--to-yaml", metavar="FILE", help="Write the whole run for --yaml, and start nothing.")
+_YES = typer.Option("--yes", help="Start without asking. --to-yaml and --yes are for --host nemo.")
 _HOST = typer.Option("--host", help="Host of the training: NeMo 2.7 or Megatron-Bridge.")
 
 command = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -35,6 +36,8 @@ def train(
     factory: Annotated[str | None, _FACTORY] = None,
     yaml: Annotated[str | None, _YAML] = None,
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Print the run and start nothing.")] = False,
+    to_yaml: Annotated[str | None, _TO_YAML] = None,
+    yes: Annotated[bool, _YES] = False,
     host: Annotated[Host, _HOST] = Host.nemo,
 ) -> None:
     """Train a nested family with any stock NeMo recipe of a Nemotron-H and an `elastic:` block.
@@ -47,7 +50,9 @@ def train(
     On Megatron-Bridge, one process per GPU: `torchrun --nproc-per-node 8 -m nemo_elastic train --host bridge
     --factory nemotron_nano_12b_v2_pretrain_config --yaml elastic.yaml teacher=/checkpoints/12b train.train_iters=100`.
     """
-    given = overrides or []
+    given = [*(overrides or [])]
+    given += ["--to-yaml", to_yaml] if to_yaml is not None else []
+    given += ["--yes"] if yes else []
     _check(yaml, given, not dryrun)
     if host is Host.bridge:
         option = next((word for word in given if word.startswith("-")), None)

@@ -23,9 +23,9 @@ Gpu = Enum("Gpu", {"h100": "h100", "h200": "h200"}, type=str)
 Format = Enum("Format", {"hf": "hf", "nemo": "nemo", "megatron": "megatron"}, type=str)
 
 
-def number(name: str, help: str, low: float = 1, high: float = TOKENS) -> Any:
-    """An option for a number between two bounds, both allowed, which the help shows."""
-    return typer.Option(name, min=low, max=high, callback=_number, help=help)
+def number(name: str, help: str, low: float = 1, high: float = TOKENS, panel: str | None = None) -> Any:
+    """An option for a number between two bounds, both allowed."""
+    return typer.Option(name, min=low, max=high, callback=_number, help=help, rich_help_panel=panel, metavar="N")
 
 
 def _number(value: Any) -> Any:
@@ -44,19 +44,25 @@ DATA = (
 TRAINING = DATA.replace("held-out", "training")
 SEQ_LENGTH = number("--seq-length", "Tokens per sequence.")
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
-BATCH_SERVED = number("--batch", "Sequences that are served at once, counted in the memory.", high=BATCH)
-CONTEXT_SERVED = number("--context", "Tokens of each sequence, counted in the memory.")
+#: groups of options in the help
+SHAPE, SERVED = "Which shape", "How it is served"
+BATCH_SERVED = number("--batch", "Sequences that are served at once, counted in the memory.", high=BATCH, panel=SERVED)
+CONTEXT_SERVED = number("--context", "Tokens of each sequence, counted in the memory.", panel=SERVED)
 GPUS = number("--gpus", "GPUs of the training: a part of a node of eight, or whole nodes.", high=2**18)
 GPU = typer.Option("--gpu", help="Kind of these GPUs, with 85.0 or 150.1 GB by CUDA's count.")
-PARAMS = typer.Option("--params", help="Largest shape with at most this number of parameters: 7e9, 7B.")
+PARAMS = typer.Option(
+    "--params", metavar="COUNT", rich_help_panel=SHAPE,
+    help="Largest shape with at most this number of parameters: 7e9, 7B.",
+)  # fmt: skip
 ACTIVE_PARAMS = typer.Option(
-    "--active-params", help="Largest shape in which a token uses at most this number of parameters: 2.8e9, 2.8B."
-)
+    "--active-params", metavar="COUNT", rich_help_panel=SHAPE,
+    help="Largest shape in which a token uses at most this number of parameters: 2.8e9, 2.8B.",
+)  # fmt: skip
 LATENCY = typer.Option(
-    "--latency",
+    "--latency", metavar="TABLE:TIME", rich_help_panel=SHAPE,
     help="Largest shape within this time by a table of `profile`: h100.json:12ms for a token, h100.json:0.6 for a "
     "share of the parent's time, h100.json:2s:request for a whole answer.",
-)
+)  # fmt: skip
 
 
 def device(runs: str = "the family runs") -> Any:

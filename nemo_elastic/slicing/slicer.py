@@ -42,7 +42,7 @@ class Cut:
     """What was cut.
 
     Attributes:
-        out: the folder that was written.
+        out: the folder that was written; None after a dry run.
         member: name in the family; None for a shape of its own.
         subnet: the shape.
         parameters: exact count.
@@ -52,7 +52,7 @@ class Cut:
             all of them were copied.
     """
 
-    out: Path
+    out: Path | None
     member: str | None
     subnet: Subnet
     parameters: int
@@ -86,7 +86,7 @@ def left_out(source: Checkpoint, target: Subnet, prediction: bool = True, format
 
 def slice_checkpoint(
     source: str | Path | Checkpoint,
-    out: str | Path,
+    out: str | Path | None,
     *,
     member: str | None = None,
     subnet: Subnet | None = None,
@@ -104,7 +104,7 @@ def slice_checkpoint(
 
     Args:
         source: A Hugging Face folder, or one that `open_source` opened.
-        out: The folder to write, whole or not at all.
+        out: The folder to write, whole or not at all; with None nothing is written, and weights are not read.
         member: Name of the member, where the source is a family or a larger member of one.
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
         format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
@@ -131,14 +131,14 @@ def slice_checkpoint(
     opened = source if isinstance(source, Checkpoint) else open_source(source)
     targets = {"": _target(opened, member, subnet)}
     return _slice(
-        opened, Path(out), targets, format=format, dtype=dtype, requantize=requantize, prediction=prediction,
+        opened, out, targets, format=format, dtype=dtype, requantize=requantize, prediction=prediction,
         license=license, base_model=base_model, force=force, shard_bytes=shard_bytes, progress=progress,
     )[0]  # fmt: skip
 
 
 def slice_members(
     source: str | Path | Checkpoint,
-    out: str | Path,
+    out: str | Path | None,
     members: Mapping[str, Subnet],
     **how: Any,
 ) -> list[Cut]:
@@ -157,12 +157,12 @@ def slice_members(
     targets = {NAME.read(name, "members"): _target(opened, None, subnet) for name, subnet in members.items()}
     if not targets:
         raise ElasticError("members: give at least one")
-    return _slice(opened, Path(out), targets, **how)
+    return _slice(opened, out, targets, **how)
 
 
 def _slice(
     source: Checkpoint,
-    out: Path,
+    place: str | Path | None,
     targets: Mapping[str, tuple[Subnet, Origin]],
     *,
     format: str = HF,
@@ -175,14 +175,22 @@ def _slice(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> list[Cut]:
-    """Write each target into a folder of its name in `out`, or the one without a name as `out` itself."""
+    """Write each target into a folder of its name in a place, or the one without a name as the place itself."""
     write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
     kept = source if prediction else without_mtp(source)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
-    check_apart(out, source.folder)
     cuts: dict[str, Checkpoint] = {}
     rounding = {name: Rounding() for name in targets}
     lacks = {name: left_out(source, target, prediction, format) for name, (target, _) in targets.items()}
+    if place is None:
+        for target, _ in targets.values():
+            cut(kept, target, requantize)  # raises where it would split a block
+        return [
+            Cut(None, origin.name, target, parameters(source.parent, target), lacks[name])
+            for name, (target, origin) in targets.items()
+        ]
+    out = Path(place)
+    check_apart(out, source.folder)
     if write is not None and "" in targets:
         write(cut(kept, targets[""][0], requantize), out, force)
     else:

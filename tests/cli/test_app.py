@@ -164,6 +164,13 @@ def test_what_a_user_can_fix_is_one_line(table, capsys, mode, code, line):
     assert run(capsys, "fake", "family/", "--mode", mode) == (code, "", line)
 
 
+def test_debug_shows_where_an_error_comes_from(table, capsys):
+    code, out, err = run(capsys, "--debug", "fake", "family/", "--mode", "bad")
+    first, *_, raised, last = err.splitlines()
+    assert (code, out, first) == (2, "", "Traceback (most recent call last):")
+    assert raised.endswith("use one of 6b, 9b") and last == "error: budget: '6b' is not allowed; use one of 6b, 9b"
+
+
 @pytest.mark.parametrize(("mode", "error"), [("bug", OSError), ("unknown", ModuleNotFoundError)])
 def test_a_bug_keeps_its_traceback(table, mode, error):
     with pytest.raises(error) as raised:

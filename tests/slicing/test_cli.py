@@ -76,6 +76,17 @@ def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     assert cut["request"]["below"] == 0 and cut["request"]["value"] == size
 
 
+@pytest.mark.parametrize("which", [("--member", "small"), ("--member", "small", "--member", "mid"), ("--ratio", 0.4)])
+def test_a_dry_run_says_what_a_cut_does_and_writes_nothing(run, family, tmp_path, which):
+    _, real, _ = run("slice", family, *which, "--out", tmp_path / "cut", "--json")
+    code, dry, err = run("slice", family, *which, "--out", tmp_path / "dry", "--dryrun", "--json")
+    cuts, told = (each if isinstance(each, list) else [each] for each in (json.loads(real), json.loads(dry)))
+    assert (code, err, [*tmp_path.glob("dry*")]) == (0, "", [])
+    assert told == [cut | {"out": None} for cut in cuts]
+    code, words, _ = run("slice", family, *which, "--dryrun")
+    assert code == 0 and all(f"{cut['parameters']:,} parameters" in words for cut in cuts)
+
+
 def test_a_shape_in_a_file(run, family, tmp_path):
     shape, own = tmp_path / "shape.json", PARENT.uniform([0, 3], hidden=5)
     shape.write_text(json.dumps(own.to_json()))
