@@ -96,10 +96,11 @@ class MegatronHost:
         finally:
             core.set_input_tensor([given[0] if core is self.core else None])
 
-    def receive(self, tensor: torch.Tensor | None) -> None:
-        """Take what the pipeline rank before this one has given."""
-        self.received = split_streams(tensor, self.core.config.hidden_size)
-        self.core.set_input_tensor([self.received[0]])
+    def receive(self) -> None:
+        """Take what the pipeline rank before this one has given, where megatron-core's schedule has left it."""
+        if not self.core.pre_process:
+            self.received = split_streams(self.core.decoder.input_tensor, self.core.config.hidden_size)
+            self.core.set_input_tensor([self.received[0]])
 
     def loss_and_tokens(self, loss: torch.Tensor, mask_bs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A micro-batch's loss sum and its tokens, as megatron-core's schedule takes them.

@@ -192,6 +192,38 @@ def make_family(core: Any, family: FamilyTraining, parent: Parent, start: str | 
     return state
 
 
+def family_models(
+    core: Any,
+    family: FamilyTraining,
+    parent: Parent,
+    build: Callable[[Any], Any],
+    config: Any,
+    teacher: str | None,
+    start: str | Path | None,
+    trains: bool = True,
+) -> tuple[ElasticState, Any]:
+    """Make a host's model one of a family, and build its frozen teacher where the block has one.
+
+    Args:
+        core: the model.
+        parent: its shape.
+        build: makes another model of a config.
+        config: of the model.
+        teacher: checkpoint of the parent, from which stage 1 takes the weights.
+        start: what the host will load instead.
+        trains: whether there are steps, so that a teacher is needed.
+
+    Returns:
+        The state that the model's layers obey, and the teacher or None.
+    """
+    if start is not None:
+        check_rows(core, start)
+    distill, frozen = family.config.distill, None
+    if distill.teacher == "frozen" and trains:
+        frozen = build_teacher(build, config, teacher, distill.teacher_precision)
+    return make_family(core, family, parent, teacher if family.stage == 1 and start is None else None), frozen
+
+
 def build_teacher(build: Callable[[Any], Any], config: Any, path: str | None, precision: str | None = None) -> Any:
     """The parent as a frozen megatron-core model, sharded like the student.
 

@@ -63,7 +63,7 @@ class BridgeWatch(Watch, Callback):
         self.reached(context.state.train_state.step + 1)
 
     def on_train_end(self, context: Any) -> None:
-        self.end(context.state.train_state.step, self.step.steps, self.step.host.datasets(0, SEQUENCES, 0)[1])
+        self.end(context.state.train_state.step, self.step.loop, self.step.host.datasets(0, SEQUENCES, 0)[1])
 
 
 def parent_recipe(family: BridgeFamily, run: CurriculumRun) -> Any:

@@ -39,7 +39,7 @@ class NemoWatch(pl.Callback, IOMixin):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         assert trainer.val_dataloaders is not None
-        self.watch.end(trainer.global_step, pl_module.steps, trainer.val_dataloaders.dataset)
+        self.watch.end(trainer.global_step, pl_module.loop, trainer.val_dataloaders.dataset)
 
 
 def parent_recipe(family: FamilyRecipe, run: CurriculumRun) -> nemo_run.Partial:

@@ -17,7 +17,7 @@ import torch
 
 from nemo_elastic.hosts.common.checkpoints import on_first
 from nemo_elastic.io.write import atomic_write
-from nemo_elastic.megatron.family_step import FamilyStep
+from nemo_elastic.megatron.family_loop import FamilyLoop
 from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 from nemo_elastic.train.heldout import CE_SUM, TOKENS
 
@@ -68,9 +68,9 @@ class Watch:
                 torch.distributed.barrier()
             os._exit(0)
 
-    def end(self, step: int, steps: FamilyStep, dataset: Any) -> None:
+    def end(self, step: int, loop: FamilyLoop, dataset: Any) -> None:
         """The last step is done; members are compared on held-out sequences by number."""
-        self._tell(reached=step, **member_losses(steps, dataset))
+        self._tell(reached=step, **member_losses(loop, dataset))
 
     def _tell(self, **facts: Any) -> None:
         self.facts |= facts
@@ -82,12 +82,12 @@ def link(folder: Path, place: Path) -> None:
     shutil.copytree(folder, place, copy_function=os.link)
 
 
-def member_losses(steps: FamilyStep, dataset: Any) -> dict[str, Any]:
+def member_losses(loop: FamilyLoop, dataset: Any) -> dict[str, Any]:
     """Every member's cross-entropy in nats per token on held-out sequences, and the sequences."""
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
     mask_bl = torch.ones(tokens_bl.shape, device=tokens_bl.device)
     batch = {"tokens": tokens_bl, "labels": labels_bl, "loss_mask": mask_bl}
-    sums = steps.sums(steps.family.members.get()[1:], [batch])
-    names = [budget.name for budget in steps.family.config.budgets]
+    sums = loop.sums(loop.family.members.get()[1:], [batch])
+    names = [budget.name for budget in loop.family.config.budgets]
     losses = dict(zip(names, (sums[:, CE_SUM] / sums[:, TOKENS]).tolist(), strict=True))
     return {"losses": losses, "tokens": tokens_bl.tolist(), "labels": labels_bl.tolist()}

@@ -90,3 +90,38 @@ class Progress:
         text = f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left"
         moves = self._terminal and done != self.total
         print(f"\r\x1b[K{text}" if self._terminal else text, end="" if moves else "\n", flush=True)
+
+
+class Metrics:
+    """A run's file of metrics, and its progress on the screen. A run that goes on goes on in the same file.
+
+    Args:
+        file: JSON lines.
+        label: of the phase, in every line.
+        total, done: steps of the phase, and those that are done.
+        writes: whether this rank writes and prints.
+
+    Attributes:
+        tokens: that have counted in the loss so far.
+        validated: step of the last validation, -1 for none.
+    """
+
+    def __init__(self, file: Path, label: str, total: int, done: int, writes: bool) -> None:
+        self.file, self.label, self.writes = file, label, writes
+        self.tokens, self._before, self.validated = start_again(file, done) if writes else (0, 0.0, -1)
+        self._progress = Progress(label, total, done)
+
+    def step(self, done: int, facts: Mapping[str, float]) -> None:
+        """Write what the last of so many steps measured."""
+        self._write(done, {**facts, "kind": "step", "seconds": self._before + self._progress.seconds})
+        self._progress.show(done, facts, self.writes)
+
+    def heldout(self, done: int, figures: Mapping[str, Mapping[str, float]]) -> None:
+        """Write a validation's losses: figure -> member -> nats per token. One that measured nothing has no line."""
+        self.validated = done
+        if figures["losses"]:
+            self._write(done, {"kind": "heldout", **figures})
+
+    def _write(self, done: int, line: Mapping[str, Any]) -> None:
+        if self.writes:
+            append(self.file, {"phase": self.label, "step": done, "tokens": self.tokens, **line})

@@ -49,7 +49,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
         job: see `tests.fake_gpu.job`.
     """
     config = built.config
-    models.load_model_weights = step.check_rows = gpu.always()  # nothing is loaded
+    models.load_model_weights = models.check_rows = gpu.always()  # nothing is loaded
     initialize.compile_helpers = gpu.always()  # needs a compiler, once a machine
     length = config.dataset.seq_length
 

@@ -17,7 +17,7 @@ from nemo_elastic.core.family import PARENT_WIDTH, Parent
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.nn.documents import Documents
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.heldout import KL_SUM, TOKENS, HeldOut
+from nemo_elastic.train.heldout import KL_SUM, TOKENS
 from nemo_elastic.train.members import Members
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.shaping import prepare_members, shape_members
@@ -96,7 +96,7 @@ def train(family: FamilyTraining, host: Any, parameters: list[Any], out: Path) -
 
 def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.family_step import FamilyStep
+    from nemo_elastic.megatron.family_loop import FamilyLoop
     from nemo_elastic.megatron.models import SavedMembers, make_family
 
     start()
@@ -124,21 +124,20 @@ def test_a_family_trains_as_it_does_in_plain_torch(tmp_path: Path) -> None:
         assert actual[0] == wanted[0]
         for ours, theirs in zip(actual[1:], wanted[1:], strict=True):
             assert ours == [theirs[0], pytest.approx(theirs[1], rel=2e-4, abs=2e-4)]
-        steps = FamilyStep(family, host, HeldOut(config.distill))
-        steps.begin_validation()
-        assert not steps.teaches_in_pipeline and steps.heldout.names == ["full", "small"]
+        loop = FamilyLoop(family, host)
+        loop.validation_began()
+        assert not loop.two_streams() and loop.heldout.names == ["full", "small"]
         read = {"tokens": data()[:2], "labels": data()[:2], "loss_mask": torch.ones(2, 12)}
-        for _ in steps.heldout.names:
-            batch = steps.heldout.next(lambda: read)
-            steps.heldout.add(steps.heldout.row(batch, steps.measure(batch)).detach())
-    assert 2 < steps.heldout.end().losses["small"] < 6
+        for _ in loop.heldout.names:
+            loop.valid_batch(loop.heldout.next(lambda: read)).detach()
+        assert 2 < loop.validation_ended().losses["small"] < 6
 
 
 @pytest.mark.parametrize("teacher", ["frozen", "self", "none"])
 def test_members_lose_what_counts_of_each_document(teacher: str) -> None:
     """As in plain torch, document by document; a micro-batch may have nothing that counts."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.family_step import FamilyStep
+    from nemo_elastic.megatron.family_loop import FamilyLoop
 
     family, core, frozen, state = two_models({"teacher": teacher})
     own, taught = in_plain_torch(core), in_plain_torch(frozen)
@@ -154,9 +153,9 @@ def test_members_lose_what_counts_of_each_document(teacher: str) -> None:
     ]
     host = host_class()(state, core, frozen if teacher == "frozen" else None)
     with cuda_as_cpu():
-        steps = FamilyStep(family, host, HeldOut(family.config.distill))
-        before, drawn = steps.heldout.choices, torch.get_rng_state()
-        sums = steps.sums(members, batches)[1:]
+        loop = FamilyLoop(family, host)
+        before, drawn = loop.heldout.choices, torch.get_rng_state()
+        sums = loop.sums(members, batches)[1:]
     expected, each = [], {}
     for member in members:
         total = 0.0
@@ -171,7 +170,7 @@ def test_members_lose_what_counts_of_each_document(teacher: str) -> None:
         expected.append(total / float(masks.sum()))
     actual = (sums[:, KL_SUM] / sums[:, TOKENS]).tolist()
     assert actual == pytest.approx(expected, rel=1e-4) and expected[0] != pytest.approx(expected[1], rel=1e-2)
-    assert torch.equal(torch.get_rng_state(), drawn) and steps.heldout.choices is before
+    assert torch.equal(torch.get_rng_state(), drawn) and loop.heldout.choices is before
     assert all(p.grad is None for p in core.parameters()) and core.training and torch.is_grad_enabled()
     with cuda_as_cpu():
         parts = [batches[0][name] for name in ("tokens", "labels", "loss_mask", "documents")]

@@ -20,7 +20,6 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.adapter import to_megatron
 from nemo_elastic.nn.low_precision import fake_quantized, rounded_state
 from nemo_elastic.nn.nemotron_h import NemotronH
-from nemo_elastic.train.heldout import HeldOut
 from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 from tests.shapes import MOE
@@ -161,7 +160,7 @@ BLOCK = {
 def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
     """On rounded weights, and the frozen teacher's stay as they are."""
     from nemo_elastic.megatron.cpu import cuda_as_cpu
-    from nemo_elastic.megatron.family_step import FamilyStep
+    from nemo_elastic.megatron.family_loop import FamilyLoop
     from nemo_elastic.megatron.models import make_family
 
     start()
@@ -178,7 +177,7 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
     mask, samples = torch.ones(2, 8), (Sample(0, None), Sample(1, MEMBER))
     with cuda_as_cpu():
         host = host_class()(make_family(core, family, parent), core, frozen)
-        steps = FamilyStep(family, host, HeldOut(config.distill))
+        loop = FamilyLoop(family, host)
         for host.step in range(2):
             for sample in samples:
                 ran, wanted = (
@@ -190,11 +189,11 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
                     for p in model.parameters():
                         p.mul_(1.1)
         host.step = 2
-        steps.begin_validation()
-        steps.heldout.begin(["full", "small"], [None, MEMBER], taught=True)
+        loop.validation_began()
+        loop.heldout.begin(["full", "small"], [None, MEMBER], taught=True)
         read = {"tokens": tokens(), "labels": tokens(), "loss_mask": mask}
         for choice in (None, MEMBER):
-            ce, kl, _ = steps.measure(steps.heldout.next(lambda: read)).tolist()
+            ce, kl, _ = loop.valid_batch(loop.heldout.next(lambda: read)).tolist()
             logits = plain.student(tokens(), choice)
             expected = F.cross_entropy(logits.flatten(0, 1), tokens().flatten(), reduction="sum")
             assert ce == pytest.approx(float(expected), rel=2e-4)

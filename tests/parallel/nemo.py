@@ -211,26 +211,26 @@ def member_losses(model: Any) -> dict[str, list[float]]:
     }
     whole["labels"] = whole["tokens"]
     rows = {name: t.split(model.host.micro_batch_size, 1)[own] for name, t in whole.items()}
-    sums = model.steps.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
+    sums = model.loop.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
     means = sums[:, KL_SUM if model.elastic_config.distill.has_teacher else CE_SUM] / sums[:, TOKENS]
     return {b.name: [loss] for b, loss in zip(model.elastic_config.budgets, means.tolist(), strict=True)}
 
 
 def watch_samples(before: Callable[[Any], Any] | None = None, after: Callable[[Any, Any], Any] | None = None) -> None:
     """From here on call these with a model, whenever it draws what a micro-batch samples, and with what it drew."""
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
+    from nemo_elastic.train.training import FamilyTraining
 
-    draw = ElasticMambaModel.next_sample
+    draw = FamilyTraining.next_sample
 
-    def watched(self: Any) -> Any:
+    def watched(self: Any, host: Any) -> Any:
         if before is not None:
-            before(self)
-        drawn = draw(self)
+            before(host.module)
+        drawn = draw(self, host)
         if after is not None:
-            after(self, drawn)
+            after(host.module, drawn)
         return drawn
 
-    ElasticMambaModel.next_sample = watched
+    FamilyTraining.next_sample = watched
 
 
 def saved_at_start(run: Path) -> Callable[[], Any]:

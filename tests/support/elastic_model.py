@@ -55,29 +55,3 @@ def batch_of(parent: Parent, sequences: int, length: int, seed: int = 0) -> dict
     mask = torch.ones(sequences, length)
     mask[:, ::5] = 0
     return {"tokens": tokens, "labels": labels, "loss_mask": mask}
-
-
-def run_schedule(model: Any, batches: list[dict[str, torch.Tensor]]) -> list[dict[str, Any]]:
-    """Forward and backward of one step by megatron-core's schedule; what the loss reduction reported of each."""
-    from megatron.core.num_microbatches_calculator import (
-        destroy_num_microbatches_calculator,
-        init_num_microbatches_calculator,
-    )
-    from megatron.core.pipeline_parallel.schedules import forward_backward_no_pipelining
-
-    from nemo_elastic.megatron.cpu import cuda_as_cpu
-
-    def forward_step(data: Any, _: Any) -> Any:
-        batch = dict(next(data))
-        return model.training_step(batch), lambda out: model.training_loss_reduction.forward(batch, out)
-
-    count, (sequences, length) = len(batches), batches[0]["tokens"].shape
-    init_num_microbatches_calculator(0, None, count * sequences, sequences, 1)
-    try:
-        with cuda_as_cpu():
-            return forward_backward_no_pipelining(
-                forward_step_func=forward_step, data_iterator=iter(batches), model=model.host.core,
-                num_microbatches=count, seq_length=length, micro_batch_size=sequences,
-            )  # fmt: skip
-    finally:
-        destroy_num_microbatches_calculator()

@@ -22,12 +22,12 @@ from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters, with_globals
-from nemo_elastic.megatron.family_step import FamilyStep, report_of
+from nemo_elastic.megatron.family_loop import FamilyLoop
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
-from nemo_elastic.megatron.models import build_teacher, check_rows, make_family
+from nemo_elastic.megatron.models import family_models
 from nemo_elastic.nn.rows import Rows
-from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut
+from nemo_elastic.train.heldout import CE_SUM, TOKENS
 from nemo_elastic.train.training import FamilyTraining
 
 #: what Bridge's log calls the loss
@@ -112,13 +112,11 @@ class ElasticStep:
         rank_only: nothing is trained: there is no teacher, and no gradients and optimizer state of any matrix.
 
     Attributes:
-        family, host, steps: of the training; the latter two since `build`.
-        totals, each: what this rank's micro-batches of the present step reported, of all tokens and of the budgets.
-        rows: the same of a validation's.
+        family, host, loop: of the training; the latter two since `build`.
     """
 
     host: BridgeHost
-    steps: FamilyStep
+    loop: FamilyLoop
 
     def __init__(
         self,
@@ -134,10 +132,6 @@ class ElasticStep:
         self.provider, self.teacher, self.before = provider, teacher, before
         self.rank_only = rank_only
         self.family = FamilyTraining(config, stage, steps)
-        self.heldout = HeldOut(config.distill)
-        self.totals: list[torch.Tensor] = []
-        self.each: list[torch.Tensor] = []
-        self.rows: list[torch.Tensor] = []
         self._kept: list[dict[str, Any]] = []  # data of a validation
         self._at = 0
 
@@ -152,75 +146,53 @@ class ElasticStep:
         start = self.before()
         if len(model) > 1:
             raise bad("virtual_pipeline_model_parallel_size", len(model), "null: hybrid models have no virtual stages")
-        core, distill = model[0], self.family.config.distill
-        if start is not None:
-            check_rows(core, start)
-        teacher = None
-        if distill.teacher == "frozen" and not self.rank_only:
-            teacher = build_teacher(
-                lambda config: config.provide(core.pre_process, core.post_process),
-                self.provider,
-                self.teacher,
-                distill.teacher_precision,
-            )
-        weights = self.teacher if self.family.stage == 1 and start is None else None  # Bridge loads all of a start
-        state = make_family(core, self.family, parent_of(self.provider, core.vocab_size, "model"), weights)
+        core = model[0]
+        state, teacher = family_models(
+            core,
+            self.family,
+            parent_of(self.provider, core.vocab_size, "model"),
+            lambda config: config.provide(core.pre_process, core.post_process),
+            self.provider,
+            self.teacher,
+            start,
+            trains=not self.rank_only,
+        )
         if self.rank_only:  # vectors stay, so that Bridge has something to make an optimizer of
             for name, parameter in named_parameters(core):
                 parameter.requires_grad_(name.startswith(ELASTIC) or parameter.ndim == 1)
         core.register_forward_pre_hook(_refuse)  # our step runs layers and head, never the whole
         self.host = BridgeHost(state, core, teacher)
-        self.steps = FamilyStep(self.family, self.host, self.heldout)
+        self.loop = FamilyLoop(self.family, self.host)
         return model
 
     # ------------------------------------------------------------------ a micro-batch
 
     def __call__(self, state: GlobalState, data_iterator: Iterator[Any], model: Any) -> tuple[torch.Tensor, Any]:
         """What this pipeline stage gives of the next micro-batch, and what makes a loss of it on the last."""
-        core = self.host.core
         if not hasattr(self.host, "run"):
             raise bad("callbacks", None, "run.callbacks of apply_elastic: they prepare members, rates and checkpoints")
         self.host.wrapped = model
-        if not core.pre_process:
-            self.host.receive(core.decoder.input_tensor)
         read = partial(self.host.read, data_iterator)
-        return self._train(read()) if core.training else self._validate(read)
+        return self._train(read()) if self.host.core.training else self._validate(read)
 
     def _train(self, batch: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        sample = self.family.next_sample(self.host)
-        if not self.host.core.post_process:
-            return self.steps.pass_on(batch["tokens"], sample, batch["documents"]), None
-        rows = (batch[name] for name in ("tokens", "labels", "loss_mask", "documents"))
-        loss, ran = self.family.loss(self.host, sample, *rows)
-        tokens = batch["loss_mask"].sum().to(torch.int)
-
-        def report(loss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-            total, each = report_of(ran, tokens, len(self.family.config.budgets))
-            self.totals.append(total)
-            self.each.append(each)
-            return *self.host.loss_and_tokens(loss, batch["loss_mask"]), {LOSS: total}
-
-        return loss, report
+        out, report = self.loop.train_batch(batch)
+        return out, report and (lambda loss: (loss, report.tokens, {LOSS: report.total}))
 
     # ------------------------------------------------------------------ validating
 
     def begin_validation(self) -> None:
         """Start a validation, each time on the same data: what Bridge's iterator gave the first time is kept."""
-        self._at, self.rows = 0, []
-        self.steps.begin_validation()
+        self._at = 0
+        self.loop.validation_began()
 
     def _validate(self, read: Callable[[], dict[str, Any]]) -> tuple[torch.Tensor, Any]:
-        batch = self.heldout.next(lambda: self._again(read))
-        if not self.host.core.post_process:
-            return self.steps.pass_on_member(batch), None
-        sums = self.steps.measure(batch)
+        sums = self.loop.valid_batch(self.loop.heldout.next(lambda: self._again(read)))
 
         def report(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-            self.rows.append(self.heldout.row(batch, sums))
-            tokens = sums[TOKENS].to(torch.int)
-            return sums[CE_SUM].clone(), tokens, {LOSS: sums[[CE_SUM, TOKENS]].float()}
+            return sums[CE_SUM].clone(), sums[TOKENS].to(torch.int), {LOSS: sums[[CE_SUM, TOKENS]].float()}
 
-        return sums, report
+        return sums, report if self.host.core.post_process else None
 
     def _again(self, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if self._at == len(self._kept):

@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from megatron.core import parallel_state
+from lightning.pytorch.trainer.states import TrainerFn
 from nemo.lightning import io
 from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
@@ -22,10 +22,9 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
 from nemo_elastic.hosts.nemo.checkpoint.resume import correct_exit_code, ending_line
 from nemo_elastic.io.write import is_temporary
-from nemo_elastic.megatron.family_step import from_last_rank, losses_of_last_rank, tokens_counted
-from nemo_elastic.megatron.megatron_host import check_pipeline, twice_as_wide
-from nemo_elastic.train.metrics import Progress, append, start_again, step_facts_of
-from nemo_elastic.train.shaping import prepare_members, shape_members
+from nemo_elastic.megatron.family_loop import from_last_rank, tokens_counted
+from nemo_elastic.megatron.megatron_host import twice_as_wide
+from nemo_elastic.train.metrics import Metrics
 
 from .model import ElasticMambaModel
 
@@ -44,22 +43,21 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         self.out = out
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        model: ElasticMambaModel = pl_module
-        if not model.members.known:
-            check_pipeline(parallel_state.get_pipeline_model_parallel_world_size())
-            prepare_members(model.family, model.host, Path(self.out))
+        pl_module.loop.run_began(Path(self.out))
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        shape_members(pl_module.family, pl_module.host, Path(self.out))
+        pl_module.loop.step_began()
 
     def on_megatron_microbatches_start(self, step: Any) -> None:
         """Called by NeMo before a step's micro-batches run: those of a validation run every member."""
         if step.forward_only and isinstance(step.pl_module, ElasticMambaModel):
-            every_member(step, len(step.pl_module.heldout.choices))
+            every_member(step, len(step.pl_module.loop.heldout.choices))
 
     def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
         """Make room for the teacher's hidden states between pipeline stages."""
-        return with_teacher(step, step.pl_module)
+        if not step.pl_module.loop.two_streams(training=not step.forward_only):
+            return step
+        return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Print one line before any traceback: why the run stops, and which checkpoint the next start resumes from."""
@@ -68,25 +66,8 @@ class ElasticCallback(pl.Callback, io.IOMixin):
             print(ending_line(trainer, exception), file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        for name, value in step_facts(trainer, pl_module).items():
+        for name, value in pl_module.loop.step_ended(trainer.global_step).items():
             pl_module.log(name, value, batch_size=1, prog_bar=name.startswith("loss_"))
-        if trainer.global_step == pl_module.family.steps:  # due after the last step: what is saved has final shapes
-            shape_members(pl_module.family, pl_module.host, Path(self.out))
-
-
-def step_facts(trainer: pl.Trainer, model: ElasticMambaModel) -> dict[str, float]:
-    """What the last step measured: losses of the budgets that it sampled, and of the router where it had a part in it.
-
-    All ranks ask after every step; whoever asks again gets the same.
-    """
-    if model.facts[0] != trainer.global_step:
-        model.facts = (trainer.global_step, step_facts_of(model.family, budget_losses(model)))
-    return model.facts[1]
-
-
-def budget_losses(model: ElasticMambaModel) -> dict[int, float]:
-    """Budget index -> mean loss of the last step, on every rank."""
-    return losses_of_last_rank(model.training_loss_reduction.by_budget, model.training_loss_reduction.budgets)
 
 
 class MetricsWriter(pl.Callback, io.IOMixin):
@@ -103,8 +84,7 @@ class MetricsWriter(pl.Callback, io.IOMixin):
 
     def __init__(self, path: str | None = None, label: str = "") -> None:
         self.path, self.label = path, label
-        self._before, self._measured = 0.0, -1  # seconds until this start; step of the last validation
-        self._tokens, self._counts = 0, True  # that have counted in the loss so far; whether it says how many do
+        self._counts = True  # whether the loss says how many tokens count in it
         self._steps: list[torch.Tensor] = []  # losses of a validation's steps
 
     def io_transform_args(self, init_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -124,29 +104,29 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._progress = Progress(self.label, trainer.max_steps, trainer.global_step)
-        if trainer.is_global_zero:
-            self._tokens, self._before, self._measured = start_again(self._file, trainer.global_step)
+        self._metrics = Metrics(self._file, self.label, trainer.max_steps, trainer.global_step, trainer.is_global_zero)
         validate_by_steps(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """By now all callbacks have started, so members are there. A stop may have come before a validation."""
-        self._measured = trainer.strategy.broadcast(self._measured)
-        if due(trainer) and self._measured != trainer.global_step:
+        self._metrics.validated = trainer.strategy.broadcast(self._metrics.validated)
+        if due(trainer) and self._metrics.validated != trainer.global_step:
             validate(trainer)
 
     def on_megatron_microbatches_end(self, step: MegatronStep, microbatch_outputs: list[Any]) -> None:
         """Called by NeMo after a step's micro-batches have run; padding counts in none of them."""
         if not step.forward_only:
             self._counts = all("loss_sum_and_ub_size" in out for out in microbatch_outputs)
-            self._tokens += tokens_counted([out["loss_sum_and_ub_size"] for out in microbatch_outputs if self._counts])
+            self._metrics.tokens += tokens_counted(
+                [out["loss_sum_and_ub_size"] for out in microbatch_outputs if self._counts]
+            )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         line: dict[str, Any] = {k: float(v) for k, v in trainer.callback_metrics.items() if k in LOGGED}
         if isinstance(pl_module, ElasticMambaModel):
-            line |= step_facts(trainer, pl_module)
-        self._write(trainer, line | {"kind": "step", "seconds": self._before + self._progress.seconds})
-        self._progress.show(trainer.global_step, line, trainer.is_global_zero)
+            line |= pl_module.loop.step_ended(trainer.global_step)
+        self._count(trainer)
+        self._metrics.step(trainer.global_step, line)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._steps = []
@@ -156,33 +136,30 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         self._steps.append(torch.as_tensor(outputs).detach())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not self._steps:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or not self._steps:
             return
-        self._measured = trainer.global_step
         if isinstance(pl_module, ElasticMambaModel):
-            figures = {"losses": pl_module.heldout.measured.losses, "kl": pl_module.heldout.measured.kl}
+            measured = pl_module.loop.heldout.measured
+            figures = {"losses": measured.losses, "kl": measured.kl}
         else:
             steps, self._steps = torch.stack(self._steps), []
             figures = {"losses": {"parent": float(from_last_rank(steps.double()).mean())}}
-        if figures["losses"]:
-            self._write(trainer, {"kind": "heldout", **figures})
+        self._count(trainer)
+        self._metrics.heldout(trainer.global_step, figures)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._measured != trainer.global_step:
+        if self._metrics.validated != trainer.global_step:
             validate(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         correct_exit_code(trainer, exception)
 
-    def _write(self, trainer: pl.Trainer, line: dict[str, Any]) -> None:
-        if trainer.is_global_zero:
-            tokens = self._tokens
-            if not self._counts:  # NeMo's own distillation reports a mean alone
-                sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
-                samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
-                tokens = samples * sampler.seq_len
-            head = {"phase": self.label, "step": trainer.global_step, "tokens": tokens}
-            append(self._file, head | line)
+    def _count(self, trainer: pl.Trainer) -> None:
+        """Count tokens by samples where the loss does not: NeMo's own distillation reports a mean alone."""
+        if not self._counts:
+            sampler = trainer.datamodule.data_sampler  # pyright: ignore[reportAttributeAccessIssue]
+            samples = sampler.compute_consumed_samples(trainer.global_step - sampler.init_global_step)
+            self._metrics.tokens = samples * sampler.seq_len
 
 
 # ------------------------------------------------------------------------------------------------ steps of NeMo's
@@ -194,13 +171,6 @@ class TwoStreams(MegatronStep):
     @property
     def adjust_tensor_shapes_fn(self) -> Callable:
         return twice_as_wide
-
-
-def with_teacher(step: MegatronStep, model: Any) -> MegatronStep:
-    """A step of a training or a validation, with room for the teacher's stream where stages pass one on."""
-    if not getattr(model, "validates_in_pipeline" if step.forward_only else "teaches_in_pipeline", False):
-        return step
-    return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
 
 
 def every_member(step: Any, members: int) -> None:

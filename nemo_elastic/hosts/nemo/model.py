@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,14 @@ from nemo_elastic.hosts.common.agreement import check_vocabulary, vocabulary_row
 from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.compat import with_globals
 from nemo_elastic.megatron.cpu import cuda_as_cpu
-from nemo_elastic.megatron.family_step import FamilyStep, all_ranks, from_last_rank, mean_by_budget, report_of
+from nemo_elastic.megatron.family_loop import FamilyLoop
 from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
-from nemo_elastic.megatron.models import (
-    build_teacher,
-    check_overlaps,
-    check_rows,
-    make_family,
-    refused_overlaps,
-)
+from nemo_elastic.megatron.models import check_overlaps, family_models, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.nn.rows import Rows
-from nemo_elastic.train.heldout import CE_SUM, TOKENS, HeldOut, HeldOutLosses
+from nemo_elastic.train.heldout import CE_SUM, TOKENS
 from nemo_elastic.train.members import Members
-from nemo_elastic.train.samples import Sample
 from nemo_elastic.train.training import FamilyTraining
 
 #: NeMo's, of whole rows where ranks share sequences out too: what a rank takes of them is `megatron.context`'s
@@ -93,55 +86,49 @@ class NemoHost(MegatronHost):
 
 
 class ElasticLossReduction(MaskedTokenLossReduction):
-    """NeMo's token-weighted mean, without the router's budget loss, and the mean of each budget for the log.
-
-    `by_budget` holds budget index -> mean loss of the last step.
-    """
-
-    def __init__(self, budgets: int) -> None:
-        super().__init__()
-        self.budgets = budgets
-        self.by_budget: dict[int, float] = {}
+    """NeMo's token-weighted mean, without the router's budget loss."""
 
     def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:
         """(loss sum, tokens, report), as NeMo's own gives it for a loss per token.
 
         Args:
-            batch: has the loss mask, in "counted" its tokens as megatron-core's schedule takes them, and in "elastic"
-                what ran.
-            forward_out: the micro-batch's loss with the router's, already weighted by the mask and summed over tokens.
+            batch: has the micro-batch's `report` of `FamilyLoop.train_batch`.
+            forward_out: its loss with the router's, already weighted by the mask and summed over tokens.
         """
-        total, each = report_of(batch["elastic"], batch["loss_mask"].sum().to(torch.int), self.budgets)
-        report = {"loss_sum_and_ub_size": total, "by_budget": each}
-        return forward_out, batch["counted"], report
+        tokens, total = batch["report"]
+        return forward_out, tokens, {"loss_sum_and_ub_size": total}
 
     def reduce(self, losses_reduced_per_micro_batch: Any) -> torch.Tensor:
-        if losses_reduced_per_micro_batch:
-            self.by_budget = mean_by_budget(
-                torch.stack([x["by_budget"] for x in losses_reduced_per_micro_batch]).sum(0)
-            )
-        loss = super().reduce(losses_reduced_per_micro_batch)
-        # NeMo divides by the tokens that count, and a step may have none
-        return loss if self.by_budget or not losses_reduced_per_micro_batch else torch.zeros_like(loss)
+        """NeMo's mean over all data-parallel ranks; 0, where NeMo has NaN, for a step without a token that counts."""
+        totals = [x["loss_sum_and_ub_size"] for x in losses_reduced_per_micro_batch]
+        if not totals:
+            return super().reduce(totals)
+        counted = [total for total in totals if total[1] > 0]
+        total = torch.vstack(counted).sum(0) if counted else torch.zeros_like(totals[0])
+        torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
+        return total[0] / total[1].clamp(min=1)
 
 
-class HeldOutReduction(HeldOut, MegatronLossReduction):
-    """`HeldOut` as NeMo's reduction of a validation."""
+class HeldOutReduction(MegatronLossReduction):
+    """A validation as NeMo takes it.
 
-    def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:  # pyright: ignore
+    Args:
+        loop: measures it.
+    """
+
+    def __init__(self, loop: FamilyLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, batch: dict[str, Any], forward_out: torch.Tensor) -> Any:
         """(loss sum, tokens, report) of a micro-batch."""
-        return forward_out[CE_SUM].clone(), forward_out[TOKENS].to(torch.int), self.row(batch, forward_out)
+        return forward_out[CE_SUM].clone(), forward_out[TOKENS].to(torch.int), forward_out
 
-    def reduce(self, losses_reduced_per_micro_batch: Sequence[torch.Tensor]) -> torch.Tensor:  # pyright: ignore
+    def reduce(self, losses_reduced_per_micro_batch: Any) -> torch.Tensor:
         """The mean over members of their cross-entropy on all data-parallel ranks: what NeMo logs as `val_loss`."""
-        sums = all_ranks(losses_reduced_per_micro_batch)
-        self.add(sums)
+        sums = self.loop.add_up()
         ran = sums[sums[:, TOKENS] > 0]
         return (ran[:, CE_SUM] / ran[:, TOKENS]).sum().float() / max(1, len(ran))
-
-    def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
-        """What was measured, on every rank: only the last pipeline stage has seen it. All ranks call it."""
-        return super().end(from_last_rank(self.sums) if sums is None else sums)
 
 
 class ElasticMambaModel(llm.MambaModel):
@@ -161,7 +148,8 @@ class ElasticMambaModel(llm.MambaModel):
     """
 
     host: NemoHost
-    steps: FamilyStep
+    loop: FamilyLoop
+    _heldout: HeldOutReduction
 
     def __init__(
         self,
@@ -187,10 +175,8 @@ class ElasticMambaModel(llm.MambaModel):
             raise bad("teacher", teacher, "the parent's checkpoint: distill.teacher is frozen")
         self.teacher_path = teacher
         self.start: str | Path | None = None  # what NeMo is going to load, by `ElasticResume`
-        self._reduction = ElasticLossReduction(len(self.elastic_config.budgets))
-        self.heldout = HeldOutReduction(self.elastic_config.distill)
+        self._reduction = ElasticLossReduction()
         self._random_state: torch.Tensor | None = None  # from before a validation
-        self.facts: tuple[int, dict[str, float]] = (-1, {})  # (steps done, what is logged of the last)
 
     # ------------------------------------------------------------------ building
 
@@ -203,26 +189,23 @@ class ElasticMambaModel(llm.MambaModel):
             pipeline = parallel_state.get_pipeline_model_parallel_world_size()
             refused = refused_overlaps(pipeline)
             check_overlaps({"trainer.strategy.ddp": ddp, "optim.config": optimizer}, refused)
-        distill = self.elastic_config.distill
         self.config.mamba_stack_spec = elastic_stack_spec
         self._take_vocabulary()
-        teacher = None
-        if distill.teacher == "frozen":
-            teacher = build_teacher(
-                lambda config: config.configure_model(self.tokenizer),
-                self.config,
-                self.teacher_path,
-                distill.teacher_precision,
-            )
         super().configure_model(vp_stage)
         core = self.module
-        if self.start is not None:
-            check_rows(core, self.start)
-        weights = self.teacher_path if self.stage == 1 and self.start is None else None
-        state = make_family(core, self.family, parent_of(self.config, core.vocab_size), weights)
+        state, teacher = family_models(
+            core,
+            self.family,
+            parent_of(self.config, core.vocab_size),
+            lambda config: config.configure_model(self.tokenizer),
+            self.config,
+            self.teacher_path,
+            self.start,
+        )
         # nn.Module.__setattr__ is not asked: nothing in it must be registered
         object.__setattr__(self, "host", NemoHost(self, state, core, teacher))
-        object.__setattr__(self, "steps", FamilyStep(self.family, self.host, self.heldout))
+        object.__setattr__(self, "loop", FamilyLoop(self.family, self.host))
+        object.__setattr__(self, "_heldout", HeldOutReduction(self.loop))
 
     def _take_vocabulary(self) -> None:
         """Let the model have the rows of the teacher, or of what it starts from, whatever ranks they were padded for.
@@ -256,24 +239,6 @@ class ElasticMambaModel(llm.MambaModel):
 
     # ------------------------------------------------------------------ stepping
 
-    def next_sample(self) -> Sample:
-        """What the next micro-batch trains; every pipeline rank samples for itself, the same."""
-        return self.family.next_sample(self.host)
-
-    @property
-    def teaches_in_pipeline(self) -> bool:
-        """Whether pipeline stages pass on the teacher's hidden states together with the student's."""
-        return self.steps.teaches_in_pipeline
-
-    @property
-    def validates_in_pipeline(self) -> bool:
-        """Whether they do so in a validation: the whole model, where it teaches, has been seen on the last stage."""
-        return self.steps.validates_in_pipeline
-
-    def set_input_tensor(self, received: list[torch.Tensor | None]) -> None:
-        """Take what the pipeline stage before this one has given; megatron-core's schedule calls it."""
-        self.host.receive(received[0])
-
     def data_step(self, dataloader_iter: Any) -> dict[str, Any]:
         """The next micro-batch, whose tokens are in the vocabulary, with its `documents` where they are kept apart.
 
@@ -290,14 +255,11 @@ class ElasticMambaModel(llm.MambaModel):
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""
-        return self.steps.pass_on(batch["tokens"], self.next_sample(), batch.get("documents"))
+        return self.loop.train_batch(batch)[0]
 
     def training_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
-        """Loss of one micro-batch, see `FamilyTraining.loss`; `batch["elastic"]` gets what ran, for the log."""
-        rows = batch["tokens"], batch["labels"], batch["loss_mask"]
-        loss, ran = self.family.loss(self.host, self.next_sample(), *rows, batch.get("documents"))
-        batch["elastic"] = ran
-        loss, batch["counted"] = self.host.loss_and_tokens(loss, batch["loss_mask"])
+        """Loss of one micro-batch, see `FamilyLoop.train_batch`; `batch` gets its report."""
+        loss, batch["report"] = self.loop.train_batch(batch)
         return loss
 
     @property
@@ -312,28 +274,27 @@ class ElasticMambaModel(llm.MambaModel):
         super().on_validation_model_zero_grad()
 
     def on_validation_start(self) -> None:
-        """All members run, as they are now; the whole model alone before there are any."""
-        self.steps.begin_validation()
+        self.loop.validation_began()
 
     def validation_data_step(self, dataloader_iter: Any) -> dict[str, Any]:
         """The next micro-batch of a validation, with the member that it runs."""
-        return self.heldout.next(lambda: self.data_step(dataloader_iter))
+        return self.loop.heldout.next(lambda: self.data_step(dataloader_iter))
 
     def validation_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
-        """What a pipeline stage passes on for a member, on all but the last; the teacher runs beside the first one."""
-        return self.steps.pass_on_member(batch)
+        """What a pipeline stage passes on for a member, on all but the last."""
+        return self.loop.valid_batch(batch)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int | None = None) -> torch.Tensor:
-        """Sums of a member's losses over a micro-batch, see `HeldOut.measure`."""
-        return self.steps.measure(batch)
+        """Sums of a member's losses over a micro-batch, see `FamilyLoop.valid_batch`."""
+        return self.loop.valid_batch(batch)
 
     @property
     def validation_loss_reduction(self) -> HeldOutReduction:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.heldout
+        return self._heldout
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured, for all loggers and for what monitors it."""
-        for name, value in self.heldout.end().logged().items():
+        for name, value in self.loop.validation_ended().logged().items():
             self.log(name, value, batch_size=1)
 
     def on_validation_end(self) -> None:

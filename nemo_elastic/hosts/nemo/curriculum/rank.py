@@ -30,7 +30,6 @@ from nemo_elastic.hosts.nemo.recipe.checks import STRATEGY
 from nemo_elastic.io.outputs import Output, check_output, sign
 from nemo_elastic.io.write import explained, flush, put_in_place, remove
 from nemo_elastic.megatron.megatron_host import check_pipeline
-from nemo_elastic.train.shaping import prepare_members
 
 #: what a killed ranking leaves
 UNFINISHED = Output("an unfinished checkpoint", "(?:weights|context)/.*")
@@ -52,7 +51,7 @@ class RankCallback(pl.Callback, io.IOMixin):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         model: ElasticMambaModel = pl_module
         if not already_ranked(Path(self.checkpoint), model.elastic_config):
-            prepare_members(model.family, model.host, Path(self.out))
+            model.loop.run_began(Path(self.out))
             save_whole(trainer, Path(self.checkpoint))
 
 
