@@ -2,7 +2,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
 #
-# Make or renew a virtual environment: tools/environment.sh .venv, or .venv-hf, .venv-vllm, .venv-bridge, .venv-kernels.
+# Make or renew a virtual environment: tools/environment.sh .venv, or .venv-hf, .venv-vllm or .venv-bridge.
 # PYTHON (PYTHON312 for .venv-bridge) names the interpreter, PIP_ARGS more arguments of pip.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -53,16 +53,5 @@ case $folder in
         catalogue cloudpickle contextlib2 docstring-parser exceptiongroup fabric fiddle inquirerpy ledoc-ui loguru \
         prometheus-fastapi-instrumentator pyre-extensions toml
     pip -c constraints-bridge.txt -e '.[demo]' ;;
-.venv-kernels)
-    # Sources of mamba_ssm and causal_conv1d that were released together, without compiling. pip's cache would give
-    # such a wheel to a later installation for a whole one.
-    pip 'torch==2.13.0' 'triton==3.7.1' 'numpy>=2,<3' 'einops>=0.8' 'setuptools<81' wheel packaging ninja
-    rm -rf "$folder/sources"
-    for pair in 2.2.4,1.5.0.post8 2.2.6.post3,1.5.2 2.3.2.post1,1.6.2.post1; do
-        MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE \
-            CAUSAL_CONV1D_FORCE_BUILD=TRUE pip --no-cache-dir --no-deps --no-build-isolation \
-            --no-binary mamba-ssm,causal-conv1d --target "$folder/sources/${pair%,*}" \
-            "mamba-ssm==${pair%,*}" "causal-conv1d==${pair#*,}"
-    done ;;
 *) echo "error: $folder is not an environment" >&2 && exit 2 ;;
 esac

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +14,10 @@ import pytest
 import torch
 
 from benchmarks.study import baselines, real
-from benchmarks.study.baselines import AXES, BLOCK, axes_within
+from benchmarks.study.baselines import AXES, BLOCK
 from benchmarks.study.baselines_table import SIZES
-from benchmarks.study.modelopt_baseline import PYTHON
 from benchmarks.study.nemo_runs import (
     Batch,
-    Runs,
     block,
     forward_flops,
     heldout,
@@ -32,7 +29,6 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.data.folder import DataFolder
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.search import Space, uniform_family
 from nemo_elastic.train.samples import BudgetSampler
 
@@ -66,36 +62,6 @@ def test_losses_are_of_text_that_no_rate_is_chosen_by(tmp_path: Path, monkeypatc
     assert heldout(model, tmp_path, 16, {"72": None}, tokens=256) == pytest.approx({"72": math.log(1000)})
     reported, chosen_by = {*torch.cat(read).flatten().tolist()}, {*held_out_parts(stream)[TUNED].tolist()}
     assert len(reported) == 256 and not reported & chosen_by
-
-
-def test_a_run_is_made_once_and_leaves_its_checkpoints_to_those_that_start_from_it(tmp_path: Path) -> None:
-    def make(out: Path) -> dict[str, Any]:
-        (out / "stage1" / "checkpoints").mkdir(parents=True)
-        return {"losses": {"72": 1.0}, "cpu_seconds": 1.0}
-
-    for name, keep in (("cut", True), ("trained", False)):
-        Runs(tmp_path).run(name, 3, 0, make, keep=keep)
-        assert (tmp_path / name / "stage1" / "checkpoints").is_dir() == keep
-    again = Runs(tmp_path)
-    assert list(again.results) == ["cut", "trained"]
-    assert again.run("cut", 3, 0, lambda out: {})["losses"] == {"72": 1.0}
-
-
-def test_a_size_is_cut_out_of_the_size_before_within_its_widths() -> None:
-    smaller = replace(WHOLE, pattern="M-M*-M-M*", hidden=224, ffn=960)
-    axes = axes_within(smaller)
-    assert ElasticConfig.from_dict(block(axes, {"50": 0.7})).resolve_axes(smaller)
-    assert (axes["hidden"][0], axes["ffn"]["choices"][0], axes["depth"][0]) == (224, 960, 9)
-    assert axes["mamba_heads"] == AXES["mamba_heads"]
-
-
-def test_the_study_asks_for_the_other_hosts_environment_before_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(PYTHON, str(tmp_path / "python"))
-    with pytest.raises(ElasticError, match=PYTHON):
-        baselines.measure(SimpleNamespace(runs=tmp_path))  # pyright: ignore[reportArgumentType]
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("study", "name"), [(baselines, "baselines"), (baselines, "rates"), (real, "real")])

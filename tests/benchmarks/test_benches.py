@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from typing import Any
 
 from benchmarks import serving
-from benchmarks.__main__ import BENCHMARKS, ROOT, TABLES
+from benchmarks.__main__ import BENCHMARKS, TABLES
 from benchmarks.bench_step import Ratio, verdicts
 from tools.tables import SHOWN, pages
 
@@ -21,13 +19,6 @@ def test_every_table_is_on_a_page() -> None:
     texts = [page.read_text(encoding="utf-8") for page in pages()]
     named = {name for text in texts for name in (*(m[1] for m in SHOWN.finditer(text)), *LINKED.findall(text))}
     assert named >= set(BENCHMARKS) and all((TABLES / f"{name}.md").is_file() for name in named)
-
-
-def test_a_benchmark_that_there_is_not_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "bench_nothing"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "NAME" in done.stderr
 
 
 def test_a_step_is_held_against_the_share_of_parameters() -> None:

@@ -13,32 +13,17 @@ import torch
 
 from benchmarks.study import nesting, quantize, shapes
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
-from benchmarks.study.nesting import ALONE, SIZES, TRIED, UNTRAINED, WAYS, Family, Run, Study, Way
-from benchmarks.study.problems import ALPHABET, LR, batches, problems
+from benchmarks.study.nesting import ALONE, SIZES, TRIED, WAYS, Family, Run, Study, Way
+from benchmarks.study.problems import LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 from nemo_elastic.core.precision import SCHEMES
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
 
 
-def test_rows_count_the_answer_and_its_end_alone() -> None:
-    rows = next(batches(0))
-    for tokens, labels, mask in zip(*rows, strict=True):
-        counted = "".join(ALPHABET[i] for i in labels[mask > 0].tolist())
-        asked = "".join(ALPHABET[i] for i in tokens[: int(mask.nonzero()[0]) + 1].tolist())
-        assert asked.startswith("question: ") and asked.endswith("\nsteps:")
-        assert counted.endswith("\n<end>") and "answer: " in counted
-
-
 @pytest.fixture(scope="module")
 def family() -> Family:
     return Family(GROUND, 0)
-
-
-def stepped(family: Family, way: Way, sizes: list[str]) -> Run:
-    run = Run(family, way, 1e-4)
-    run._step(next(run._rows()), sizes, 1e-4)
-    return run
 
 
 def test_shapes_are_nested_and_every_way_spends_what_it_may(family: Family) -> None:
@@ -53,24 +38,6 @@ def test_shapes_are_nested_and_every_way_spends_what_it_may(family: Family) -> N
     run = Run(family, replace(Way(), tokens=1.0), 1e-4)
     run.train(most, 2 * run._rows().__next__().tokens_bs.numel())
     assert run.steps == 2
-
-
-def test_a_step_of_all_sizes_reads_the_teacher_once(family: Family) -> None:
-    run = stepped(family, Way(together=True), list(SIZES))
-    each = sum(3 * family.cost(size) for size in SIZES)
-    assert run.spent == pytest.approx(run.tokens * (each + family.cost("full")))
-    apart = [stepped(family, Way(), [size]) for size in SIZES]
-    assert sum(r.spent for r in apart) - run.spent == pytest.approx(2 * run.tokens * family.cost("full"))
-
-
-def test_a_study_goes_on(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = Study(family.ground, tmp_path / "kept", 1)
-    study.families[0] = family
-    first = study.run(ALONE, "small", 0, 1e-4)
-    again = Study(family.ground, tmp_path / "kept", 1)
-    assert study.run(UNTRAINED, "", 0, 0.0).apart["full"] == pytest.approx(0.0, abs=1e-6)
-    monkeypatch.setattr(nesting, "Run", None)
-    assert again.run(ALONE, "small", 0, 1e-4) == first and first.steps == 1
 
 
 def test_rates_are_chosen_on_problems_that_are_not_reported(tmp_path: Path) -> None:

@@ -17,15 +17,12 @@ from hypothesis import strategies as st
 from nemo_elastic.data import build
 from nemo_elastic.data.build import (
     EOS_ID,
-    PAD_ID,
-    build_data,
     encode,
     read_texts,
     train_tokenizer,
 )
 from nemo_elastic.data.folder import SPLITS, DataFolder
 from nemo_elastic.data.reasoning import TASKS, Problem
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
 
 from .conftest import SMALL
@@ -67,21 +64,6 @@ def test_every_split_has_its_share_of_problems(small: DataFolder) -> None:
     for name, info in small.splits.items():
         assert info.problem_tokens / info.tokens == pytest.approx(0.25, abs=0.03 if name == "val" else 0.005)
     assert small.splits["train"].problems > 2 * small.splits["train_long"].problems
-
-
-def test_no_problems_when_none_are_wanted(small_sources: list[Path], tmp_path: Path) -> None:
-    plain = build_data(tmp_path / "plain", small_sources[:2], vocab=300, reasoning=0, seed=0)
-    assert plain.held_out_problems == 0 and plain.problems() == []
-    assert all(info.problems == 0 for info in plain.splits.values())
-    assert "reasoning-gym" not in plain.made_with
-    assert plain.splits["train"].tokens == plain.splits["train_long"].tokens
-
-
-def test_an_existing_folder_is_kept(small: DataFolder, small_sources: list[Path]) -> None:
-    before = contents(small.path)
-    with pytest.raises(ElasticError, match="already exists"):
-        build_data(small.path, small_sources)
-    assert contents(small.path) == before
 
 
 # ------------------------------------------------------------------ from texts and problems to documents
@@ -154,12 +136,6 @@ def test_digits_stand_alone(text: str) -> None:
         assert len(token) == 1 or not any(c.isdigit() for c in token)
 
 
-def test_special_tokens_have_fixed_ids() -> None:
-    assert TOKENIZER.token_to_id("<pad>") == PAD_ID == 0
-    assert TOKENIZER.token_to_id("<eos>") == EOS_ID == 1
-    assert TOKENIZER.get_vocab_size() <= 300
-
-
 def test_many_texts_keep_their_order_and_get_an_end() -> None:
     texts = [f"text {n}" for n in range(150)]
     encoded = list(encode(FamilyTokenizer(TOKENIZER), texts))
@@ -172,30 +148,6 @@ def test_any_step_leaves_the_prompt_alone(step: str, question: str) -> None:
     problem = Problem("x", 1, question, (step,), "1")
     prompt = TOKENIZER.encode(problem.prompt).ids
     assert TOKENIZER.encode(problem.text).ids[: len(prompt)] == prompt
-
-
-HF_CHECK = """
-import sys
-from transformers import AutoTokenizer
-t = AutoTokenizer.from_pretrained(sys.argv[1])
-assert (t.pad_token_id, t.eos_token_id, len(t)) == (0, 1, int(sys.argv[2])), (t.pad_token_id, t.eos_token_id, len(t))
-text = "def f(x):\\n    return  x , 12 !"
-ids = t(text).input_ids
-assert t.decode(ids) == text, t.decode(ids)
-print(*ids)
-"""
-
-
-@pytest.mark.hf
-def test_transformers_reads_the_folder(small: DataFolder) -> None:
-    python = os.environ.get("NEMO_ELASTIC_HF_PYTHON")
-    if not python:
-        pytest.skip("NEMO_ELASTIC_HF_PYTHON names no python")
-    command = [python, "-c", HF_CHECK, str(small.tokenizer_dir), str(small.vocab_size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ids = [int(n) for n in done.stdout.split()]
-    assert ids == small.tokenizer().encode("def f(x):\n    return  x , 12 !").ids
 
 
 # ------------------------------------------------------------------ its text

@@ -75,34 +75,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["chats.jsonl", "chat folder"])
-def test_every_command_takes_conversations(
-    form: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_conversations_choose_shapes_and_calibrate(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`tests/evaluation` gives the same commands text and a folder of text."""
-    data, family = place / form, place / "family"
-    code, out, err = run("eval", family, "--data", data, "--tokens", 60, "--seq-length", 64, "--json")
-    assert code == 0, err
-    rows, source = json.loads(out), open_source(family)
-    given = read_eval_data(data, source, most=60)
-    assert given.is_chat and given.tokens.max() > 2**16
-    expected = answer_loss(load_family(source).select("small"), given.documents, 64, max_tokens=60)
-    assert rows[1]["loss"] == pytest.approx(expected.nats) and rows[1]["tokens"] == expected.tokens >= 60
-    given = ("--data", data, "--config", place / "elastic.yaml", "--seq-length", 32)
-    code, _, err = run("init", place / "parent", *given, "--out", tmp_path / "ranked")
-    assert code == 0, err
+    """The commands that are not in `READ`."""
     for name, value in (("TOKENS", 300), ("LENGTH", 16), ("CANDIDATES", 2)):
         monkeypatch.setattr(cmd_specialize, name, value)
     monkeypatch.setattr(known_answers, "examples", partial(known_answers.examples, most=64, prompt=8, answer=4))
+    asked = (place / "family", "--data", place / "chats.jsonl", "--json")
     most = FAMILY.members[0].parameters - 1000
-    if form != "chat folder":  # little is held out there
-        code, out, err = run(
-            "specialize", family, "--data", data, "--params", most, "--out", tmp_path / "task", "--json"
-        )
-        assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
-        code, out, err = run("eval", family, "--data", data, "--calibrate", "--force", "--json")
-        assert code == 0 and json.loads(out)["samples"] == 64, err
+    code, out, err = run("specialize", *asked, "--params", most, "--out", tmp_path / "task")
+    assert code == 0 and json.loads(out)["specialized"]["held_out_tokens"] > 0, err
+    code, out, err = run("eval", *asked, "--calibrate")
+    assert code == 0 and json.loads(out)["samples"] == 64, err
 
 
 READ = {

@@ -101,12 +101,6 @@ def test_the_largest_id_decides_how_tokens_are_stored(small: DataFolder, tmp_pat
     assert chats.vocab_size == 70_001 and 70_000 in loaded(chats, "training")[0]["input_ids"]
 
 
-def test_a_model_and_a_data_folder_have_tokenizers_too(tokenizer: Path, tmp_path: Path) -> None:
-    one = prepare(tmp_path / "one", [texts(tmp_path)], tokenizer)
-    two = prepare(tmp_path / "two", [texts(tmp_path)], tmp_path / "one")
-    assert one.digest == two.digest
-
-
 def test_the_end_of_a_text_is_named_in_the_tokenizers_settings(tmp_path: Path) -> None:
     place = write_tokenizer(tmp_path / "t")
     settings = place / "tokenizer_config.json"

@@ -17,13 +17,13 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.data.encoded import Encoded
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.evaluation import Half, Specialized, halves_of, perplexity, specialize
+from nemo_elastic.evaluation import Half, halves_of, perplexity, specialize
 from nemo_elastic.evaluation.task_shape import WIDER
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.rows import Rows
 from nemo_elastic.runtime import FamilyRuntime
 from nemo_elastic.search import trained_space
-from nemo_elastic.verdicts import Interval, ratio_interval
+from nemo_elastic.verdicts import ratio_interval
 from tests.shapes import PARENT
 
 
@@ -210,18 +210,6 @@ def test_no_gain_shows_in_one_document():
     assert result.gain is None and not result.wins and result.shape == result.path
     report = result.to_json(family)
     assert report["gain"] == {"mean": result.held_out[0] - result.held_out[1], "low": None, "high": None}
-
-
-@pytest.mark.parametrize(("interval", "wins"), [((0.1, 0.05, 0.15), True), ((0.1, -0.01, 0.21), False)])
-def test_a_gain_counts_where_its_interval_is_above_zero(interval, wins):
-    family = made()
-    start, other = start_of(family), family.members[1].subnet
-    actual = Specialized(start, other, (2.0, 1.9), (2.0, 1.9), Interval(*interval, 20), 5)
-    assert actual.wins is wins and actual.shape == (other if wins else start)
-    report = actual.to_json(family)
-    assert report["wins"] is wins and report["gain"]["low"] == interval[1]
-    assert Subnet.from_json(report["found"]["subnet"], SHAPE) == other
-    assert not replace(actual, candidate=start, gain=Interval(0.0, 0.0, 0.0, 20)).wins
 
 
 def test_a_broken_model_is_reported():

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The mixer's scans: which calls run, and that sliced and gated calls of the kernels mean the same as torch.
 
-What the kernels themselves compute is held by `tests/kernels/parity.py`; here stand references of what they document.
+What the kernels themselves compute `make test-gpu` compares; here stand references of what they document.
 """
 
 from __future__ import annotations

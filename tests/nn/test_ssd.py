@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -44,27 +40,6 @@ def test_convolution_is_the_formula_with_its_gradient(k, with_state):
     actual, expected = (torch.autograd.grad(t, wanted, g) for t in (actual, expected))
     for a, e in zip(actual, expected):
         torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-12)
-
-
-@settings(max_examples=30)
-@given(length=st.integers(1, 12), k=st.integers(1, 5), data=st.data())
-def test_pieces_with_state_are_the_whole(length, k, data):
-    x, weight, bias, _ = taps(length=length, k=k)
-    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, length - 1)))), length] if length > 1 else [0, 1]
-    state, parts = None, []
-    for i, j in itertools.pairwise(cuts):
-        y, state = causal_conv1d(x[:, i:j], weight, bias, state, return_state=True)
-        assert state.shape == (2, 5, k - 1)
-        parts.append(y)
-    torch.testing.assert_close(torch.cat(parts, 1), causal_conv1d(x, weight, bias), rtol=1e-12, atol=1e-12)
-
-
-def test_bad_input_of_the_convolution_is_refused():
-    x, weight, bias, state = taps()
-    with pytest.raises(ValueError, match=r"weight \(4, 4\) is neither"):
-        causal_conv1d(x, weight[:4], bias[:4])
-    with pytest.raises(ValueError, match=r"state \(2, 5, 2\) is not"):
-        causal_conv1d(x, weight, bias, state[..., :2])
 
 
 NAMES = ("x", "dt", "A", "B", "C", "D", "bias", "state")
@@ -158,24 +133,6 @@ def test_memory_holds_the_products_of_one_part(monkeypatch, gradients, documents
     assert kept < kept_whole / 3 if gradients else kept == kept_whole == 0
 
 
-@settings(max_examples=20)
-@given(length=st.integers(2, 30), data=st.data())
-def test_prefill_then_steps_is_the_whole(length, data):
-    t = make(length=length, seed=length)
-    whole, last = run(t, 8, return_final_state=True)
-    cut = data.draw(st.integers(1, length - 1))
-    head = {k: v[:, :cut] if k in ("x", "dt", "B", "C") else v for k, v in t.items()}
-    y, state = run(head, 8, return_final_state=True)
-    ys = [y]
-    for i in range(cut, length):
-        step, state = ssd_step(
-            t["x"][:, i], t["dt"][:, i], t["A"], t["B"][:, i], t["C"][:, i], t["D"], t["bias"], state
-        )
-        ys.append(step[:, None])
-    torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(state, last, rtol=1e-10, atol=1e-12)
-
-
 @pytest.mark.parametrize("offset", [-1e4, 1e5])
 def test_extreme_step_sizes_stay_finite(offset):
     t = {k: v.requires_grad_() for k, v in make(length=100, dtype=torch.float32).items()}
@@ -198,13 +155,3 @@ def test_half_precision_is_computed_in_float32():
         *(half[k][:, 0] for k in ("x", "dt")), half["A"], *(half[k][:, 0] for k in "BC"), None, None, state
     )
     assert (step.dtype, new.dtype) == (torch.bfloat16, torch.float32)
-
-
-def test_bad_input_of_the_scan_is_refused():
-    t = make()
-    with pytest.raises(ValueError, match="4 heads are not shared equally by 3 groups"):
-        run(dict(t, B=t["B"][:, :, [0, 1, 1]], C=t["C"][:, :, [0, 1, 1]]), 4)
-    with pytest.raises(ValueError, match=r"dt has shape \(2, 11, 3\), \(2, 11, 4\) is needed"):
-        run(dict(t, dt=t["dt"][..., :3]), 4)
-    with pytest.raises(ValueError, match="chunk_size must be positive, not 0"):
-        run(t, 0)

@@ -18,9 +18,7 @@ from nemo_elastic.core.cost import MemorySpec, cache_elements, memory
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.runtime import FamilyRuntime, load_family, members_of
 from nemo_elastic.slicing.family_folder import write_family
@@ -54,20 +52,6 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("family") / "family", model(torch.float64))
 
 
-@pytest.mark.parametrize("mmap", [False, True])
-def test_every_member_is_the_slice_of_the_model_that_was_written(folder, mmap):
-    family, written = load_family(folder, mmap=mmap), model(torch.float64)
-    assert family.names == ("12b", "9b", "6b") and family.parent == PARENT and family.held == PARENT.full
-    for name, subnet in MEMBERS.items():
-        member = family.select(name)
-        with torch.no_grad():
-            expected = written(TOKENS, subnet)
-        assert close(member(TOKENS), expected) and not member(TOKENS).requires_grad
-        assert close(member(TOKENS, last=True), expected[:, -1:])
-        assert member.generate(TOKENS[:, :3], 4) == written.generate(TOKENS[:, :3], 4, choice=subnet)
-        assert (member.name, member.subnet) == (name, subnet)
-
-
 def test_a_selection_is_made_once_and_any_shape_can_be_selected(folder):
     family = load_family(folder)
     assert family.select("6b") is family.select("6b") is family.select(SMALL)
@@ -96,27 +80,6 @@ def test_only_mmap_leaves_weights_in_the_files(folder, tmp_path):
     lost = {name for name, p in mapped.model.named_parameters() if not p.any()}
     cut = {n for n in names if ".layers.2." not in n}  # that layer is the parent's alone
     assert names - lost == {n for n in cut if n.split(".")[-2] in BLOCKED}
-
-
-def test_an_exported_member_runs_as_the_selected_one(folder, tmp_path):
-    family = load_family(folder)
-    slice_checkpoint(folder, tmp_path / "9b", member="9b")
-    cut = load_family(tmp_path / "9b")
-    assert cut.names == ("9b",) and cut.held == MIDDLE and cut.parent == PARENT
-    inside = replace(MIDDLE, hidden=7)
-    assert close(cut.select(inside)(TOKENS), family.select(inside)(TOKENS))
-    with pytest.raises(ElasticError, match="not nested"):
-        cut.select(PARENT.full)
-
-
-def test_a_plain_folder_is_a_family_of_one(tmp_path):
-    weights = model(tied=True)  # the file of a tied model has its head as well
-    parent = weights.parent
-    (tmp_path / "plain").mkdir()
-    write_checkpoints({tmp_path / "plain": in_memory(parent, parent.full, weights.state_dict())})
-    family = load_family(tmp_path / "plain")
-    assert family.names == ("full",) and family.parent.tied
-    assert close(family.select("full")(TOKENS), weights(TOKENS))
 
 
 def test_dtypes(tmp_path):

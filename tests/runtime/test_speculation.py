@@ -67,13 +67,6 @@ def test_a_fixed_length_is_kept_to_but_for_the_end_of_the_answer():
         assert length.next(most) == min(3, most)
 
 
-def test_nothing_is_learnt_of_no_draft():
-    length = DraftLength(0.5)
-    before = repr(length)
-    length.learn(0, 0)
-    assert repr(length) == before
-
-
 LARGE, DRAFTS = "12b", ("9b", "6b")
 #: members that often agree with weights whose layers add little, and often do not
 MEMBERS = {"12b": PARENT.full, "9b": PARENT.uniform(keep=(0, 1, 2, 3)), "6b": PARENT.uniform((0, 1, 2), mamba_heads=4)}

@@ -126,22 +126,6 @@ def test_members_that_are_not_nested_in_each_other_run_too():
         assert same(family.select(member)(tokens_of(PARENT)), model(tokens_of(PARENT), member))
 
 
-def test_live_members_decode_in_turn():
-    """Each carries its own cache, so that turns of others do not show."""
-    members = {"12b": PARENT.full, "6b": PARENT.uniform(keep=(0, 3, 4), hidden=8, ffn=8, mamba_heads=2)}
-    model = NemotronH.random(PARENT, dtype=torch.float64)
-    family = FamilyRuntime(model, members)
-    live = [family.select(which) for which in (*members, replace(members["6b"], hidden=10))]
-    tokens = tokens_of(PARENT, length=9)
-    caches = [m.init_cache(2) for m in live]
-    parts = [[m(tokens[:, :5], cache)] for m, cache in zip(live, caches)]
-    for i in range(5, 9):
-        for m, cache, out in zip(live, caches, parts):
-            out.append(m(tokens[:, i : i + 1], cache, last=True))
-    for m, out in zip(live, parts):
-        assert same(torch.cat(out, 1), model.submodel(m.subnet)(tokens))
-
-
 def test_layers_are_cut_when_they_first_run():
     family = FamilyRuntime(NemotronH.random(PARENT), {"a": PARENT.full, "b": PARENT.uniform(hidden=8, ffn=8)})
     layers = family.select("b").weights.layers

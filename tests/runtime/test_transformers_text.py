@@ -4,11 +4,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +11,7 @@ import torch
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.token_sampling import Sampling, probabilities
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.nn.test_transformers_parity import hf_python
+from tests.formats.hf.hf_client import worker
 from tests.runtime.talking import MESSAGES, talking_family
 
 pytestmark = pytest.mark.hf
@@ -44,14 +39,12 @@ def theirs(family, tmp_path_factory):
     """What transformers makes of the member that was cut out."""
     folder = tmp_path_factory.mktemp("cut") / "9b"
     slice_checkpoint(family._companions.folder, folder, member="9b")
-    job = {"texts": TEXTS, "messages": MESSAGES, "new": NEW, "samplings": SAMPLINGS}
-    (folder / "job.json").write_text(json.dumps(job))
-    worker = Path(__file__).with_name("transformers_worker.py")
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    env["HF_HOME"] = str(tmp_path_factory.mktemp("hf_home"))
-    done = subprocess.run([hf_python(), worker, folder], capture_output=True, text=True, timeout=1800, env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "theirs.json").read_text()) | {"p": np.load(folder / "theirs.npz")}
+    out = folder.with_name("theirs.npz")
+    with worker(folder.parent) as hf:
+        said = hf.ask(
+            "talk", folder=str(folder), out=str(out), texts=TEXTS, messages=MESSAGES, new=NEW, samplings=SAMPLINGS
+        )
+    return said | {"p": np.load(out)}
 
 
 def test_tokens_of_texts(family, theirs):

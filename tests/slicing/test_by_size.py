@@ -5,19 +5,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from nemo_elastic.core.cost import MemorySpec, memory, parameters
-from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checkpoint import Origin, Shapes
-from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet, rest_of_path
+from nemo_elastic.slicing.by_size import largest_within, read_limits, read_subnet
 from tests.shapes import PARENT
 
 MEMBERS = {
@@ -54,18 +49,6 @@ def test_a_shape_between_members_says_between_which() -> None:
     assert data["between"] == ("9b", "6b") and data["below"] == 1 - used / (COUNTS["9b"] - 1)
 
 
-def held(member: Subnet) -> Shapes:
-    return replace(WHOLE, subnet=member, family=None, origin=replace(Origin.of(FAMILY), name="9b"))
-
-
-def test_from_a_member_the_rest_of_the_path_can_be_cut() -> None:
-    rest = rest_of_path(held(MEMBERS["9b"]), "")
-    assert rest[0] == MEMBERS["9b"] and rest[-1] == MEMBERS["6b"] and all(shape <= MEMBERS["9b"] for shape in rest)
-    fit = largest_within(held(MEMBERS["9b"]), limit_of(COUNTS["12b"]))
-    below = 1 - COUNTS["9b"] / COUNTS["12b"]
-    assert fit.subnet == MEMBERS["9b"] and str(fit).endswith(f"9b, the largest of this folder, {below:.2%} below")
-
-
 def file(folder: Path, content: Any) -> Path:
     (folder / "shape.json").write_text(json.dumps(content))
     return folder / "shape.json"
@@ -76,20 +59,6 @@ def test_a_shape_is_read_alone_and_as_inspect_prints_it(tmp_path: Path) -> None:
     assert read_subnet(file(tmp_path, shape), PARENT) == MEMBERS["9b"]
     printed = {"subnet": shape, "parameters": COUNTS["9b"], "member": "9b", "between": None}
     assert read_subnet(file(tmp_path, printed), PARENT) == MEMBERS["9b"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"subnet": MEMBERS["9b"].to_json() | {"hiden": 5}}, "hiden"),
-        ([1], ""),
-    ],
-)
-def test_a_file_that_is_no_shape_of_the_parent_is_reported_by_its_name(
-    tmp_path: Path, content: Any, message: str
-) -> None:
-    with pytest.raises(ElasticError, match=rf"^{tmp_path}/shape\.json: .*{message}"):
-        read_subnet(file(tmp_path, content), PARENT)
 
 
 def test_several_limits_hold_together_and_the_nearest_binds() -> None:

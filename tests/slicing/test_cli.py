@@ -60,13 +60,6 @@ def test_slice_by_name(run, family, tmp_path):
     }  # fmt: skip
 
 
-def test_several_names_in_one_pass(run, family, tmp_path):
-    options = ("--member", "small", "--member", "mid", "--json")
-    code, out, err = run("slice", family, *options, "--out", tmp_path / "cuts")
-    assert (code, err) == (0, "") and sorted(p.name for p in (tmp_path / "cuts").glob("[!.]*")) == ["mid", "small"]
-    assert [x["parameters"] for x in json.loads(out)] == [COUNT, parameters(PARENT, MID)]
-
-
 def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     size = int(memory(PARENT, SHAPES[2], MemorySpec(batch=2, length=64)))
     options = ("--memory", f"{size}B", "--batch", 2, "--context", 64, "--json")
@@ -148,16 +141,3 @@ def test_verify(run, tmp_path):
     (family / "model.safetensors").write_bytes(content)
     code, out, _ = run("verify", family, "--no-forward")
     assert code == 1 and "FAILED" in out
-
-
-def test_an_example_to_try_commands_on(run, tmp_path):
-    out = tmp_path / "family"
-    code, printed, _ = run("init", "--example", "--out", out)
-    assert code == 0 and "small" in printed
-    assert run("slice", out, "--member", "small", "--out", tmp_path / "small")[0] == 0
-    assert run("verify", tmp_path / "small", "--parent", out)[0] == 0
-    before = contents(out)
-    assert run("init", "--example", "--out", out, "--force")[0] == 0 and contents(out) == before
-    for wrong, field in ((("--example", "--config", "block.yaml"), "--example"), ((tmp_path,), "--config")):
-        code, _, err = run("init", *wrong, "--out", tmp_path / "other")
-        assert code == 2 and err.startswith(f"error: {field}: ") and not (tmp_path / "other").exists()

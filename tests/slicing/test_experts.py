@@ -83,16 +83,6 @@ def test_a_family_of_even_cuts(tmp_path: Path) -> None:
     assert open_source(small).tensors["backbone.layers.1.mixer.gate.e_score_correction_bias"].dtype == "F32"
 
 
-def test_verify_runs_its_members_and_finds_damage(tmp_path: Path) -> None:
-    small = LATENT.uniform([0, 1, 3, 4], experts=4, expert_ffn=8, latent=5, hidden=12)
-    write(tmp_path / "family", LATENT, {"small": small}, tensors=random_values(LATENT))
-    report = verify(tmp_path / "family")
-    assert report.ok, [check for check in report.checks if check.ok is False]
-    assert {"small: cut = masked", "small: nested", "small: counts"} <= {c.name for c in report.checks if c.ok}
-    slice_checkpoint(tmp_path / "family", tmp_path / "small", member="small")
-    assert verify(tmp_path / "small", parent=tmp_path / "family").ok
-
-
 def test_no_cast_rounds_the_biases_of_experts(tmp_path: Path) -> None:
     """Of parent, member and layers that predict: float32 as they were, beside weights in what was asked for."""
     parent, small = unstriped(MOE), unstriped(MOE).uniform([0, 1, 3], hidden=12, experts=4)

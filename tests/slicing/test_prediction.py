@@ -28,14 +28,14 @@ from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.weights import cut as weights_of
 from nemo_elastic.ranking import Ranking, sort
-from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.quantize.damage import floats, with_json, with_tensors
 from tests.ranking.test_sorting import rotating, unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
-from .helpers import contents, edit_json, printed, random_values
+from .helpers import edit_json, printed, random_values
 from .test_experts import BLOCK, PREDICTION, mtp_of, plain
 
 LAYERS = Prediction("*E")
@@ -50,49 +50,6 @@ def right(folder: Path, parent: Path) -> bool:
     """Whether every check holds but that of random words, some of which are no numbers."""
     checks = verify(folder, parent=parent, forward=False).checks
     return all(check.ok is not False for check in checks if check.name != "finite")
-
-
-def test_every_member_has_them_at_its_widths(tmp_path: Path) -> None:
-    """What stays is that of the model's own layers: as many of each width, of each stripe."""
-    family = family_of(tmp_path / "family", LATENT)
-    parent = family.parent
-    names = {m.name: m.subnet for m in family}
-    cuts = slice_members(tmp_path / "family", tmp_path / "members", names)
-    whole = {name: raw.numpy() for name, raw in mtp_of(tmp_path / "family").items()}
-    for cut in cuts:
-        assert cut.left_out is None
-        own = mtp_of(cut.out)
-        assert {n: raw.shape for n, raw in own.items()} == {t.hf: t.shape for t in LAYERS.tensors(parent, cut.subnet)}
-        now = {name: raw.numpy() for name, raw in own.items()}
-        kept = max(cut.subnet.widths("experts"))
-        experts = parent.axis("experts").grid(kept).indices()
-        rows = parent.axis("expert_ffn").grid(max(cut.subnet.widths("expert_ffn"))).indices()
-        read = max(cut.subnet.widths("latent"))
-        for new, old in enumerate(experts):
-            up = whole[f"mtp.layers.1.mixer.experts.{old}.up_proj.weight"]
-            actual = now[f"mtp.layers.1.mixer.experts.{new}.up_proj.weight"]
-            np.testing.assert_array_equal(actual, up[np.ix_(rows, range(read))])
-        assert open_source(cut.out).prediction == LAYERS and right(cut.out, tmp_path / "family")
-        count = LAYERS.parameters(parent, cut.subnet)
-        assert count == sum(raw.words.size for raw in own.values())
-        assert f"{count:,} parameters" in (cut.out / "README.md").read_text()
-    slice_checkpoint(tmp_path / "members" / "mid", tmp_path / "by-way", subnet=names["low"])
-    assert contents(tmp_path / "members" / "low") == contents(tmp_path / "by-way")
-
-
-def test_layers_that_differ_leave_theirs_the_largest_width(tmp_path: Path) -> None:
-    parent = unstriped(MOE)
-    folder = plain(tmp_path / "plain", parent, prediction=True)
-    member = Subnet(
-        12, (parent.layer(1, experts=4, expert_ffn=8), parent.layer(3), parent.layer(4, experts=6, expert_ffn=4))
-    )
-    cut = slice_checkpoint(folder, tmp_path / "cut", subnet=member)
-    names = mtp_of(cut.out)
-    assert names["mtp.layers.1.mixer.gate.weight"].shape == (6, 12)
-    assert names["mtp.layers.1.mixer.experts.5.up_proj.weight"].shape == (8, 12)
-    config = read_shapes(cut.out).config
-    assert config["model_type"] == "nemotron_h_puzzle" and config["mtp_n_routed_experts"] == 6
-    assert right(cut.out, folder)
 
 
 def valued(folder: Path, parent: Parent) -> Path:
@@ -153,7 +110,9 @@ def test_a_cut_drafts_as_the_whole_does_under_masks(tmp_path: Path) -> None:
     parent = unstriped(LATENT)
     folder = valued(tmp_path / "plain", parent)
     last = parent.layer(4, experts=6, expert_ffn=9, shared_ffn=8)
-    small = parent.uniform([0, 1, 3, 4], hidden=12, attention_heads=2, experts=4, expert_ffn=8, shared_ffn=12)
+    small = parent.uniform(
+        [0, 1, 3, 4], hidden=12, attention_heads=2, experts=4, expert_ffn=8, shared_ffn=12, latent=5
+    )
     member = Subnet(small.hidden, (*small.layers[:-1], last))
     out = slice_checkpoint(folder, tmp_path / "cut", subnet=member).out
     z_blv = drafts(out, TOKENS)

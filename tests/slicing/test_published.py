@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_elastic.cli import cmd_specialize
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
@@ -24,7 +23,6 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.verification import verify
-from tests.formats.hf.hf_client import worker
 from tests.texts import FEW, library_text
 
 from . import strangers as theirs
@@ -373,55 +371,3 @@ def test_the_30b_at_full_size_takes_no_room(tmp_path: Path) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
     place = tmp_path_factory.mktemp("data")
     return build_data(place / "data", [library_text(place / "text", FEW)], vocab=400, held_out_problems=8)
-
-
-@pytest.mark.parametrize(("whole", "parts"), [(DENSE, 1), (MOE, None)], ids=["dense", "experts"])
-def test_every_command_takes_such_a_family(
-    data: DataFolder, whole: Config, parts: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where heads are in other groups than in the parent: members are run as they are cut."""
-    for name, value in (("TOKENS", 600), ("LENGTH", 32), ("CANDIDATES", 4)):
-        monkeypatch.setattr(cmd_specialize, name, value)
-    own = whole | {"vocab_size": 400}
-    folders = publish(tmp_path, own, {"small": {"hidden_size": 48, "mamba_num_heads": 8}}, parts=parts)
-    for file in data.tokenizer_dir.iterdir():
-        shutil.copy(file, folders["parent"])
-    family = folders["parent"]
-    assert join(folders)[0] == 0
-    cut = tmp_path / "cut"
-    printed("slice", family, "--member", "small", "--out", cut)
-    tokens = ("--seq-length", 32, "--tokens", 400, "--limit", 1)
-    rows = json.loads(printed("eval", family, folders["small"], "--data", data.path, *tokens, "--json"))
-    losses = {row["member"]: row["loss"] for row in rows}
-    assert losses["small"] == pytest.approx(rows[-1]["loss"], rel=1e-3)
-    assert printed("chat", family, "The", "--member", "small", "--max-new-tokens", 4) == printed(
-        "chat", cut, "The", "--max-new-tokens", 4
-    )
-    limit = Family.load(family).members[0].parameters - 1000
-    asked = ("--data", data.path, "--params", limit, "--add", "task", "--json")
-    task = json.loads(printed("specialize", family, *asked))
-    assert Family.load(family).member("task").parameters == task["parameters"]
-    printed("slice", family, "--member", "task", "--out", tmp_path / "task")
-    printed("quantize", family, "--to", "fp8", "--layout", "compressed-tensors", "--out", tmp_path / "fp8")
-    assert Family.load(tmp_path / "fp8").parent == Family.load(family).parent
-    for folder in (family, tmp_path / "fp8"):
-        assert verify(folder).ok
-    printed("slice", tmp_path / "fp8", "--member", "small", "--out", tmp_path / "fp8-cut")
-    assert verify(tmp_path / "fp8-cut", parent=tmp_path / "fp8").ok
-
-
-@pytest.mark.hf
-def test_transformers_runs_what_the_family_runs(tmp_path: Path) -> None:
-    """The published child in stock transformers, and the member of the family in memory, whatever the parts."""
-    heads = {"mamba_num_heads": 8}
-    with worker(tmp_path) as hf:
-        for i, (what, parts) in enumerate((("all", 1), ("all", None), ("experts", 2), ("latent", None))):
-            whole, change = SMALL[what]
-            folders = publish(tmp_path / str(i), whole, {"small": change | heads}, parts=parts)
-            assert join(folders, "--check")[0] == 0
-            # the published setting bounds steps in transformers alone: neither Megatron nor vLLM knows it
-            got, report = hf.arrays("run", TOKENS.numpy(), folder=str(folders["small"]),
-                                    override={"time_step_min": 1e-12})  # fmt: skip
-            z_blv = load_family(folders["parent"], dtype=torch.float32).select("small")(TOKENS)
-            assert report["loading"] == {} and float(z_blv.abs().max()) > 0.1
-            np.testing.assert_allclose(got["logits"], z_blv.numpy(), rtol=1e-3, atol=1e-4)

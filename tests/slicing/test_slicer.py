@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,14 +14,12 @@ from safetensors.torch import load_file
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE
 from nemo_elastic.formats.folders import open_source
-from nemo_elastic.formats.hf.reading import MEMBER_FILE, open_tensors
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.slicing.slicer import slice_checkpoint, slice_members
-from nemo_elastic.slicing.verification import verify
 from tests.shapes import PARENT
 
-from .helpers import SMALL, contents, plain_of, random_values, random_words, write
+from .helpers import SMALL, contents, random_values, random_words, write
 
 
 def test_a_member_by_name_and_what_is_reported_of_it(tmp_path):
@@ -45,17 +41,6 @@ def test_a_member_by_name_and_what_is_reported_of_it(tmp_path):
     # and keeps it when it is copied out of its own folder
     assert slice_checkpoint(tmp_path / "cut", tmp_path / "again", subnet=SMALL).member == "small"
     assert contents(tmp_path / "again") == contents(tmp_path / "cut")
-
-
-def test_a_plain_model_is_a_parent_too(tmp_path):
-    plain_of(write(tmp_path / "family", PARENT), tmp_path / "plain")
-    plain = replace(PARENT, ffn_stripes=1)  # of stripes a plain config does not tell: the FFN is cut as one block
-    cut = slice_checkpoint(tmp_path / "plain", tmp_path / "cut", subnet=plain.uniform(ffn=5))
-    assert cut.member is None
-    up = "backbone.layers.1.mixer.up_proj.weight"
-    np.testing.assert_array_equal(
-        open_tensors(tmp_path / "cut")[up].words, open_tensors(tmp_path / "plain")[up].words[:5]
-    )
 
 
 def test_companions_go_along(tmp_path):
@@ -100,15 +85,6 @@ def test_per_layer_widths_bring_their_code(tmp_path):
         compile(files[name], name, "exec")
     assert b"trust_remote_code=True" in files["README.md"]
     assert open_source(tmp_path / "cut").subnet == uneven
-
-
-def test_a_tied_head_is_in_the_file_and_counts_once(tmp_path):
-    tied = replace(PARENT, tied=True)
-    write(tmp_path / "family", tied)
-    cut = slice_checkpoint(tmp_path / "family", tmp_path / "cut", subnet=SMALL)
-    read = open_tensors(tmp_path / "cut")
-    np.testing.assert_array_equal(read["lm_head.weight"].words, read["backbone.embeddings.weight"].words)
-    assert sum(math.prod(t.shape) for t in read.values()) == cut.parameters + tied.vocab * SMALL.hidden
 
 
 @pytest.mark.parametrize(
@@ -160,20 +136,6 @@ def test_every_tensor_is_stored_in_it(run, family, tmp_path, name):
     assert f"memory ({name}, " in (tmp_path / "cut" / "README.md").read_text()
     if name == "fp32":
         assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-
-
-def test_verify_takes_it_for_the_cut(family, tmp_path):
-    slice_checkpoint(family, tmp_path / "cut", member="small", dtype="bf16")
-    checks = {check.name: check for check in verify(tmp_path / "cut", parent=family).checks}
-    assert all(check.ok for check in checks.values()), checks
-    assert {"cut of the parent", "checksums", "cut = masked"} <= checks.keys()
-    weights = tmp_path / "cut" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    (tmp_path / "cut" / CHECKSUMS_FILE).unlink()
-    failed = {check.name for check in verify(tmp_path / "cut", parent=family).checks if check.ok is False}
-    assert "cut of the parent" in failed
 
 
 def test_it_does_not_matter_when_it_is_converted(family, tmp_path):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Key-value heads as an axis, from a block to a member's folder; `nn/test_transformers_parity.py` has the logits."""
+"""Key-value heads as an axis, from a block to a member's folder; `formats/hf/test_transformers.py` has the logits."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, __version__
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, __version__
 
 
 def shapes(model: torch.nn.Module) -> dict[str, torch.Size]:
@@ -121,12 +121,53 @@ def make(
     return {"files": sorted(p.name for p in Path(folder).iterdir())}
 
 
+def talk(
+    folder: str, out: str, texts: list[str], messages: list[dict[str, str]], new: int, samplings: list[dict[str, Any]]
+) -> dict:
+    """What a member's folder says to texts and messages, and the probabilities [new, v] of each sampling in `out`."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ends = model.generation_config.eos_token_id
+
+    def said(prompt: dict[str, torch.Tensor]) -> tuple[list[int], str]:
+        """The text without the end token, which transformers leaves there if it is no special token."""
+        tokens = model.generate(**prompt, do_sample=False, max_new_tokens=new)[
+            0, prompt["input_ids"].shape[1] :
+        ].tolist()
+        return tokens, tokenizer.decode([t for t in tokens if t not in ends], skip_special_tokens=True)
+
+    prompts = [tokenizer(text, return_tensors="pt") for text in texts]
+    chat = tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    sampled, arrays = [], {}
+    for n, how in enumerate(samplings):
+        torch.manual_seed(n)
+        result = model.generate(
+            **prompts[0], do_sample=True, **how, max_new_tokens=new, eos_token_id=None,
+            output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        sampled.append(result.sequences[0].tolist())
+        arrays[f"p{n}"] = torch.cat(result.scores).softmax(-1).numpy()
+    np.savez(out, **arrays)
+    return {
+        "ids": [prompt["input_ids"][0].tolist() for prompt in prompts],
+        "greedy": [said(prompt) for prompt in prompts],
+        "rendered": tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True),
+        "chat_ids": chat["input_ids"][0].tolist(),
+        "chat": said(chat)[1],
+        "sampled": sampled,
+    }
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what transformers prints is no answer
     for line in sys.stdin:
         request = json.loads(line)
-        answer = {"version": version, "dtypes": dtypes, "run": run, "make": make}[request.pop("do")](**request)
+        answer = {"version": version, "dtypes": dtypes, "run": run, "make": make, "talk": talk}[request.pop("do")](
+            **request
+        )
         print(json.dumps(answer), file=answers, flush=True)
 
 

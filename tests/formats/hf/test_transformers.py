@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.kinds.registry import all_axes, layer_axes
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
@@ -34,6 +34,7 @@ WIDE = Parent(
     conv_kernel=3, attention_heads=6, kv_heads=2, attention_head_dim=7, ffn_stripes=2,
 )  # fmt: skip
 TIED = replace(PARENT, tied=True, norm_eps=1e-3)
+ROTATED = replace(WIDE, norm=PARENT_WIDTH, norm_eps=1e-2)
 UNEVEN = Subnet(
     12,
     (
@@ -61,6 +62,7 @@ CASES = {
     "channels": Case(WIDE, WIDE.uniform(hidden=20, ffn=14, mamba_heads=3, mamba_head_dim=4, attention_heads=2)),
     "depth": Case(WIDE, WIDE.uniform([0, 1, 4, 7])),
     "no attention": Case(WIDE, WIDE.uniform([0, 2, 3], hidden=11)),
+    "norms over the parent's width": Case(ROTATED, ROTATED.uniform(hidden=15, mamba_heads=3)),
     "tied": Case(TIED, TIED.uniform(hidden=9)),
     "bfloat16": Case(WIDE, WIDE.uniform(hidden=16, mamba_heads=3), dtype=torch.bfloat16),
     "ffn per layer": Case(
