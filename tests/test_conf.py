@@ -108,7 +108,7 @@ def test_the_30b_block_can_choose_the_published_counts() -> None:
     named = {"23b": ("23", "2.8"), "12b": ("12", "2.0")}
     widths = {"23b": (2240, 1600), "12b": (1856, 960)}
     for budget in config.budgets[1:]:
-        assert [limit.kind.field for limit in budget.limits] == ["params", "active_params"]
+        assert [limit.field for limit in budget.limits] == ["params", "active_params"]
         codes = fullest(space, budget, (0,) * len(space.slots))
         assert codes is not None
         used = space.price(budget).each(codes)

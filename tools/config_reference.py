@@ -25,7 +25,7 @@ from nemo_elastic.config.sections import (
 )
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.kinds.registry import all_axes, per_layer_axes
-from nemo_elastic.core.limits import LatencyLimit, MemoryLimit
+from nemo_elastic.core.limits import LatencyField, MemoryField
 from nemo_elastic.io.fields import attributes, default_of, schema_of, summary
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 PLACES: dict[type, str] = {
     ElasticConfig: "elastic",
     Budget: "elastic.budgets[]",
-    MemoryLimit: "elastic.budgets[].memory",
-    LatencyLimit: "elastic.budgets[].latency",
+    MemoryField: "elastic.budgets[].memory",
+    LatencyField: "elastic.budgets[].latency",
     AxisConfig: "elastic.axes.NAME",
     ImportanceConfig: "elastic.importance",
     SearchConfig: "elastic.search",

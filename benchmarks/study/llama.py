@@ -72,7 +72,7 @@ ROPE_KIND = Kind(
     hf_types=(ROPE,),
     flops=lambda sizes, length: plain.flops(_as_plain(sizes), length),
     cache=lambda sizes, batch, length: plain.cache(_as_plain(sizes), batch, length),
-    recalls=True,
+    attends=True,
     reals=(BASE,),
 )
 GATED_KIND = Kind(

@@ -77,7 +77,7 @@ def command(
         raise ElasticError(f"{source.folder}: is one model, not a family; it has no shapes to search")
     spec = serving_spec(source.precision or source.dtype)
     start = _start(source, sizes, spec)
-    budget = Budget(TASK, **{limit.kind.field: limit.value for limit in start.limits})
+    budget = Budget(TASK, **{limit.field: limit.value for limit in start.limits})
     if add is not None:
         _check_addable(family, add, start, budget, force)
     halves = _halves(data, source, json)

@@ -28,7 +28,7 @@ from nemo_elastic.core.cost import MemorySpec, active_parameters, counts, has_in
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.registry import striped_axes
 from nemo_elastic.core.latency import PHASES, REQUEST, LatencyTable
-from nemo_elastic.core.limits import LATENCY
+from nemo_elastic.core.limits import LatencyLimit
 from nemo_elastic.core.member import limits_used
 from nemo_elastic.errors import printable
 from nemo_elastic.formats.checkpoint import Shapes
@@ -176,7 +176,7 @@ def print_members(
     if latencies is not None:
         each = {name: latencies.seconds(parent, subnet) for name, subnet in members.items()}
         for phase in (*PHASES, REQUEST):
-            row(phase, lambda name, _, phase=phase: LATENCY.words(1e3 * each[name][phase]))
+            row(phase, lambda name, _, phase=phase: LatencyLimit.words(1e3 * each[name][phase]))
     for axis in parent.axes:
         row(axis_title(axis), lambda _, subnet, axis=axis: width(subnet, axis))
     print_table(title, rows)

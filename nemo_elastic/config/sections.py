@@ -170,10 +170,10 @@ class DistillConfig:
         """Whether a frozen teacher or the whole model teaches."""
         return self.teacher != "none"
 
-    def of(self, taught: bool) -> dict[str, float]:
+    def of(self, has_teacher: bool) -> dict[str, float]:
         """Terms of a budget that is compared with a teacher, or of one that is not; with none left, cross-entropy."""
         assert self.terms is not None
-        own = {n: w for n, w in self.terms.items() if w > 0 and (taught or not TERMS[n].teacher)}
+        own = {n: w for n, w in self.terms.items() if w > 0 and (has_teacher or not TERMS[n].teacher)}
         return own or {"ce": 1.0}
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Budgets and axis choices: the two parts of the `elastic:` block that are held against a parent."""
+"""Budgets and axis choices: the parts of the `elastic:` block that a parent's shape is checked against."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from typing import Annotated, Any
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
-from nemo_elastic.core.limits import ACTIVE, LATENCY, LIMITS, MEMORY, PARAMS, RATIO, Limit
+from nemo_elastic.core.limits import (
+    LIMITS,
+    ActiveParametersLimit,
+    LatencyLimit,
+    Limit,
+    MemoryLimit,
+    ParametersLimit,
+    RatioLimit,
+)
 from nemo_elastic.errors import bad
 from nemo_elastic.io.fields import Between, Length, Value, check, fitting, read, schema_of, value_of
 
@@ -29,7 +37,7 @@ def _descending(given: Any, field: str) -> tuple[int, ...]:
 _CHOICES = Value(_descending, lambda: _WIDTHS.schema() | {"uniqueItems": True})
 
 
-#: a name that a member may have: it becomes part of file names, and leaves no way to name a path
+#: a member's name: it becomes part of file names, so it must not form a path
 NAME = fitting(
     lambda name: isinstance(name, str) and len(name) <= 100 and name.replace(".", "").replace("-", "").isalnum(),
     "letters, digits, dots and dashes, at most 100",
@@ -38,7 +46,7 @@ NAME = fitting(
 
 
 def check_names(field: str, names: Iterable[str], taken: Iterable[str] = ()) -> None:
-    """Raise for a name that no member may have, or that another one has; `taken` are those of others."""
+    """Raise for an invalid or repeated name; `taken`: names of other members."""
     seen = set(taken)
     for name in names:
         if NAME.read(name, field) in seen:
@@ -48,7 +56,7 @@ def check_names(field: str, names: Iterable[str], taken: Iterable[str] = ()) -> 
 
 @dataclass(frozen=True)
 class Budget:
-    """One member to train: its name and its limits, which all hold. Without any it is the parent itself.
+    """One member to train: a name and limits that it must all meet. Without limits it is the parent itself.
 
     Attributes:
         name: name of the member, used in sampling, files and reports.
@@ -57,16 +65,16 @@ class Budget:
         ratio: share of the parent's parameters, between 0 and 1.
         memory: {size: 18GiB, batch, length, weights, cache, state}: bytes in service, see `cost.memory`.
         latency: {table: h100.json, ms: 12} or {table, ratio: 0.6}: milliseconds on the machine of a table that
-            `nemo-elastic profile` wrote. `of` says of what: decode (each further token of an answer; the default),
-            prefill (up to the first) or request (a whole answer). The family keeps the table with it.
+            `nemo-elastic profile` wrote. `of` is the phase: decode (each further token of an answer; the default),
+            prefill (up to the first) or request (a whole answer). The family stores the table.
     """
 
     name: Annotated[str, NAME]
-    params: Annotated[float, PARAMS.given] | None = None
-    active_params: Annotated[float, ACTIVE.given] | None = None
-    ratio: Annotated[float, RATIO.given] | None = None
-    memory: Annotated[Mapping[str, Any], MEMORY.given] | None = None
-    latency: Annotated[Mapping[str, Any], LATENCY.given] | None = None
+    params: Annotated[float, ParametersLimit.given] | None = None
+    active_params: Annotated[float, ActiveParametersLimit.given] | None = None
+    ratio: Annotated[float, RatioLimit.given] | None = None
+    memory: Annotated[Mapping[str, Any], MemoryLimit.given] | None = None
+    latency: Annotated[Mapping[str, Any], LatencyLimit.given] | None = None
 
     def __post_init__(self) -> None:
         check(self, f"elastic.budgets[{NAME.read(self.name, 'elastic.budgets.name')}]")
@@ -80,31 +88,31 @@ class Budget:
 
     @cached_property
     def limits(self) -> tuple[Limit, ...]:
-        """All that hold for its member; the parent may have all of its parameters."""
-        given = ((kind, getattr(self, field)) for field, kind in LIMITS.items())
-        own = tuple(Limit(kind, value, self._where(kind.field)) for kind, value in given if value is not None)
-        return own or (Limit(RATIO, 1.0, self._where(RATIO.field)),)
+        """Every limit of the member; for the parent a ratio of 1."""
+        given = ((limit, getattr(self, field)) for field, limit in LIMITS.items())
+        set_here = tuple(limit(value, self._where(limit.field)) for limit, value in given if value is not None)
+        return set_here or (RatioLimit(1.0, self._where(RatioLimit.field)),)
 
     def to_json(self) -> dict[str, Any] | None:
-        """What it limits, without its name; None for the parent's."""
+        """The limits without the name; None for the parent's budget."""
         out = {k: v for k in LIMITS if (v := getattr(self, k)) is not None}
         return {k: dict(v) if isinstance(v, Mapping) else v for k, v in out.items()} or None
 
     def cost(self, parent: Parent, member: Any) -> Any:
-        """What it limits of a `Subnet`; of several limits the largest share that is used."""
+        """The limited cost of a `Subnet`; with several limits the largest used share of one."""
         if len(self.limits) == 1:
             return self.limits[0].cost(parent, member)
         return max(limit.share(parent, member) for limit in self.limits)
 
     def target(self, parent: Parent) -> float:
-        """The limit on `cost` for this parent: 1 where there are several."""
+        """Upper limit of `cost` for this parent: 1 if there are several limits."""
         targets = [limit.target(parent) for limit in self.limits]
         return targets[0] if len(targets) == 1 else 1.0
 
     def shares(self, parent: Parent) -> tuple[float, ...]:
-        """Limits as shares of the parent's costs, 1 where there is none, the smallest first: so budgets compare."""
-        own = [limit.share_of(parent) for limit in self.limits]
-        return tuple(sorted([*own, *[1.0] * (len(LIMITS) - len(own))]))
+        """Limits as shares of the parent's costs, ascending, padded with 1: a key that orders budgets."""
+        shares = [limit.share_of(parent) for limit in self.limits]
+        return tuple(sorted([*shares, *[1.0] * (len(LIMITS) - len(shares))]))
 
 
 @dataclass(frozen=True)
@@ -113,13 +121,13 @@ class AxisConfig:
 
     Attributes:
         choices: widths a member may have; for depth the number of layers it keeps. For attention_heads with kv_heads
-            among the axes: those of a layer that keeps all kv_heads; one that keeps half of them has half as many.
-        per_layer: each layer may choose its own (heterogeneous members); hidden and depth are one for the model. Such
+            among the axes: widths for a layer that keeps all kv_heads; a layer that keeps half of them has half.
+        per_layer: every layer may have another width (heterogeneous members), except for hidden and depth. These
             members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
         stripes: FFN, kv_heads and axes of experts only: blocks of the axis. Any tensor-parallel size that divides it
             keeps equal shares; for experts any expert-parallel size, for expert_ffn any expert-tensor-parallel one. 8
-            if not given (1 of expert_ffn: an expert is whole on its rank), or as many fewer as divide every choice; 1
-            in `init` without a ranking, whose weights come sorted from elsewhere.
+            if not given (1 of expert_ffn: an expert is whole on its rank), lowered until it divides every choice; 1 in
+            `init` without a ranking, for weights that were sorted elsewhere.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
             context rests on the Mamba state alone; 0 allows it.
@@ -139,15 +147,15 @@ class AxisConfig:
         return 1 if self.keep_attention is None else self.keep_attention
 
     def check_attention(self, parent: Parent) -> None:
-        """Raise where a member cannot keep as many attention layers as the axis says."""
-        has, least = len(parent.recalling), self.choices[-1]
+        """Raise where `keep_attention` is more than the parent has or the smallest depth keeps."""
+        has, least = len(parent.attention_layers), self.choices[-1]
         if self.keep_attention is not None and self.keep_attention > min(has, least):
             allowed = f"at most {min(has, least)}: the parent has {has}, the smallest depth is {least}"
             raise bad("elastic.axes.depth.keep_attention", self.keep_attention, allowed)
 
     @classmethod
     def read(cls, name: str, data: Any, field: str) -> AxisConfig:
-        """The choices of an axis; a list stands for `choices`."""
+        """An axis of a block; a list is short for `choices`."""
         axis = read(cls, {"choices": data} if isinstance(data, (list, tuple)) else data, field)
         if axis.per_layer and name not in per_layer_axes():
             raise bad(f"{field}.per_layer", True, "false: this axis has one choice for the whole model")
@@ -159,7 +167,7 @@ class AxisConfig:
 
     @classmethod
     def schema(cls, name: str) -> dict[str, Any]:
-        """JSON schema of an axis: its choices alone, or with the settings that this axis has."""
+        """JSON schema of an axis: a list of choices, or a mapping with the settings that apply to this axis."""
         whole = schema_of(cls)
         fields = whole["properties"]
         if name not in per_layer_axes():

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Members as integers of a shape fixed by the parent, so that a distributed checkpoint holds them as a tensor.
+"""Members as integer vectors of a length that the parent fixes, to store them as tensors in distributed checkpoints.
 
-A code is `[-n, n numbers of axes' names, hidden, ...]`. Each layer of the parent follows with its widths along these
-axes, as many as the kind with most has, zeros for a dropped layer, and 1 if it is kept. An axis without a name was not
-cut.
+A code is `[-n, CRC-32 of n axes' names, hidden, ...]`, then for each layer of the parent its widths along those axes,
+padded with zeros to the largest number of axes of a kind, and 1 if the layer is kept (0 and zeros if not). An axis
+that is not listed was not cut.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["decode", "encode", "width"]
 
 
 def width(parent: Parent) -> int:
-    """Integers of a member of `parent`."""
+    """Length of a code."""
     names = _names(parent)
     return len(names) + 2 + (_most(parent, names) + 1) * parent.num_layers
 
 
 def encode(parent: Parent, member: Subnet) -> list[int]:
-    """The code of a member, see above; of a layer [its widths in order, zeros where it has fewer, 1]."""
+    """The code of a member."""
     names = _names(parent)
     out, most = [-len(names), *map(_number, names), member.hidden], _most(parent, names)
     for i in range(parent.num_layers):
         layer = member.by_index.get(i)
-        own = [] if layer is None else [layer.widths[axis] for axis in _axes(parent.kind(layer.type), names)]
-        out += own + [0] * (most - len(own)) + [int(layer is not None)]
+        widths = [] if layer is None else [layer.widths[axis] for axis in _axes(parent.kind(layer.type), names)]
+        out += widths + [0] * (most - len(widths)) + [int(layer is not None)]
     return out
 
 
@@ -52,9 +52,9 @@ def decode(parent: Parent, code: list[int]) -> Subnet:
         raise bad("checkpoint.elastic.codes", len(code), f"members of {parent.num_layers} layers")
     layers: list[Layer] = []
     for i, kind in enumerate(parent.types):
-        *own, kept = rest[1 + (most + 1) * i :][: most + 1]
+        *widths, kept = rest[1 + (most + 1) * i :][: most + 1]
         if kept:
-            layers.append(parent.layer(i, **dict(zip(_axes(parent.kind(kind), names), own, strict=False))))
+            layers.append(parent.layer(i, **dict(zip(_axes(parent.kind(kind), names), widths, strict=False))))
     return Subnet(rest[0], tuple(layers)).validate(parent)
 
 
@@ -67,7 +67,7 @@ def _names(parent: Parent) -> tuple[str, ...]:
 
 
 def _axes(kind: Kind, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Axes of a layer in the order of a code with these names."""
+    """Axes of a kind in the order of `names`."""
     return tuple(axis for axis in names if axis in kind.widths)
 
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters, memory and FLOPs of a member: exact on integers, differentiable on expected widths.
 
-Every function reads the layout table through duck-typed widths, so it takes a `Subnet` (integers, exact) or a member
-of `ExpectedLayer`s, whose widths and keep probabilities are tensors.
+Every function takes a `Subnet` (integers, exact) or a member of `ExpectedLayer`s, whose widths and keep probabilities
+are tensors.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from nemo_elastic.io.fields import Between, OneOf, check
 #: bytes per element of the dtypes a member is served or trained in
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
 
-#: of what low precision leaves in full
+#: bytes per element of weights that low precision does not quantize
 FULL_BYTES = DTYPE_BYTES["bf16"]
-#: which parameters are counted: all, those that a token meets, those that no cast may round, those of low precision
+#: parameters to count: all, those that a token passes through, those that stay fp32, those that are quantized
 ALL, USED, EXACT, LOW = "all", "used", "exact", "low"
 
 
@@ -41,11 +41,11 @@ class ExpectedLayer:
 
 @dataclass(frozen=True)
 class MemorySpec:
-    """What a deployment holds in memory: weights + KV cache + SSM and convolution state.
+    """Memory of a deployment: weights + KV cache + SSM and convolution state.
 
     Attributes:
         batch: sequences decoded at once.
-        length: tokens each of them may have.
+        length: maximum tokens of each.
         weights: dtype of the weights; tensors that must stay fp32 are counted as fp32. With nvfp4 or fp8 only the
             quantized layers (`precision.default_rows`) count in that dtype, and the rest as bf16.
         cache: dtype of the KV cache and the convolution state.
@@ -68,26 +68,23 @@ def parameters(parent: Parent, member: Any) -> Any:
 
 
 def active_parameters(parent: Parent, member: Any) -> Any:
-    """Number of parameters that one token meets: all but those of the experts that it is not sent to.
-
-    The same as `parameters` where there are no experts.
-    """
+    """Number of parameters that one token passes through: without the experts that it is not routed to."""
     return _count(parent, member, USED)
 
 
 def has_inactive(parent: Parent) -> bool:
-    """Whether a token meets fewer parameters than there are."""
+    """Whether active parameters are fewer than all: the parent has routed experts."""
     return any(row.used is not None for kind in parent.kinds for row in kind.rows)
 
 
 def counts(parent: Parent, member: Any) -> dict[str, int]:
-    """Parameters of a member by the names that files have for them; the active ones beside all where those differ."""
+    """Parameters of a member by their names in files; the active ones only for parents with experts."""
     active = {"active_parameters": active_parameters(parent, member)} if has_inactive(parent) else {}
     return {"parameters": parameters(parent, member), **active}
 
 
-def _rest(weights: str) -> float:
-    """Bytes of an element that low precision, where that is what is served, leaves as it is."""
+def _unquantized_bytes(weights: str) -> float:
+    """Bytes per element of weights that stay unquantized when serving in `weights`."""
     return FULL_BYTES if weights in SCHEMES else DTYPE_BYTES[weights]
 
 
@@ -121,19 +118,19 @@ def cache_elements(parent: Parent, member: Any, batch: int, length: int) -> dict
     """Elements of the decoding state: {"kv", "conv", "ssm"} for `batch` sequences of `length` tokens."""
     out: dict[str, Any] = {"kv": 0, "conv": 0, "ssm": 0}
     for layer in member.layers:
-        held = KINDS[layer.type].cache(sizes(parent, member.hidden, layer), batch, length)
-        for name, count in held.items():
+        state = KINDS[layer.type].cache(sizes(parent, member.hidden, layer), batch, length)
+        for name, count in state.items():
             out[name] = out[name] + layer.keep * count
     return out
 
 
 def memory(parent: Parent, member: Any, spec: MemorySpec) -> Any:
-    """Bytes that serving a member takes under `spec` (activations and fragmentation are not counted)."""
+    """Bytes to serve a member under `spec`, without activations and fragmentation."""
     cache = cache_elements(parent, member, spec.batch, spec.length)
     return (
-        parameters(parent, member) * _rest(spec.weights)
+        parameters(parent, member) * _unquantized_bytes(spec.weights)
         - (_count(parent, member, LOW) * (FULL_BYTES - DTYPE_BYTES[spec.weights]) if spec.weights in SCHEMES else 0)
-        + _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - _rest(spec.weights))
+        + _count(parent, member, EXACT) * max(0, DTYPE_BYTES["fp32"] - _unquantized_bytes(spec.weights))
         + (cache["kv"] + cache["conv"]) * DTYPE_BYTES[spec.cache]
         + cache["ssm"] * DTYPE_BYTES[spec.state]
     )

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Parent: the shape of a Nemotron-H model, out of which members are cut (`subnet`).
-
-`manifest.py` holds the named collection of members, `Family`.
-"""
+"""Parent: the shape of a Nemotron-H model that members (`subnet`) are cut from. `manifest` has the `Family`."""
 
 from __future__ import annotations
 
@@ -37,9 +34,9 @@ __all__ = [
 ]  # fmt: skip
 
 VOCAB = "vocab"
-#: whose width the residual stream's norms of a member are over
+#: width over which the RMSNorms of a member's residual stream average
 NORMS = OWN_WIDTH, PARENT_WIDTH = "member", "parent"
-#: more than any model has: layers, a size, and tensors in all; a line of a damaged file must not fill the memory
+#: upper bounds (layers, one size, tensors in total), so that a damaged file cannot fill the memory
 MAX_LAYERS, MAX_SIZE, MAX_TENSORS = 10_000, 2**24, 2**19
 
 
@@ -63,21 +60,21 @@ def positive_real(field: str, value: Any) -> float:
 class Parent:
     """Shape of a hybrid model; every size in channels, heads or tokens.
 
-    Sizes lie in one mapping, `sizes`; each is an attribute, too (`parent.ffn`). Constructor and `dataclasses.replace`
-    take them by name; the constructor also takes those that every parent has in order: ffn, mamba_heads,
+    Every entry of `sizes` is an attribute, too (`parent.ffn`). Constructor and `dataclasses.replace` take sizes by
+    name; the constructor also takes the sizes that every parent has by position: hidden, vocab, ffn, mamba_heads,
     mamba_head_dim, mamba_groups, state, conv_kernel, attention_heads, kv_heads, attention_head_dim.
 
     Attributes:
-        pattern: one symbol a layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), E (experts), or that of a
+        pattern: one symbol per layer: M (Mamba-2), - (squared-ReLU MLP), * (attention), E (experts), or that of a
             registered kind.
-        sizes: name -> size: hidden (residual width), vocab (rows of the embedding and of the head), and those of its
-            kinds of layers: their axes (ffn: MLP width, mamba_heads x mamba_head_dim: Mamba inner width, ...), what
-            every member keeps (state: SSM state per head channel, conv_kernel: taps of the causal convolution, ...),
-            and stripes: blocks of an axis, so that any tensor-parallel size that divides them has equal shares.
-        tied: the head shares the embedding.
+        sizes: name -> size: hidden (residual width), vocab (rows of the embedding and of the head), and the sizes of
+            its kinds of layers: axes (ffn: MLP width, mamba_heads x mamba_head_dim: Mamba inner width, ...), rigid
+            sizes (state: SSM state per head channel, conv_kernel: taps of the causal convolution, ...), and stripes:
+            blocks of an axis, shared equally by any tensor-parallel size that divides their number.
+        tied: the head shares the embedding's weight.
         norm_eps: epsilon of its norms.
-        norm: the width over which the residual stream's norms of a member average: the "member"'s, or the "parent"'s
-            where the stream was rotated. A cut then has the weights of these norms times `norm_factor`.
+        norm: width over which the norms of a member's residual stream average: "member", or "parent" if the stream was
+            rotated. Cuts of a rotated parent have the weights of these norms times `norm_factor`.
     """
 
     pattern: str
@@ -91,7 +88,7 @@ class Parent:
         pattern: str,
         hidden: int | None = None,
         vocab: int | None = None,
-        *own: int,
+        *ordered: int,
         sizes: Mapping[str, Any] | None = None,
         tied: bool = False,
         norm_eps: float = 1e-5,
@@ -102,17 +99,18 @@ class Parent:
 
         Args:
             pattern, tied, norm_eps, norm: see the class.
-            hidden, vocab, own, named: sizes.
-            sizes: others that hold where neither gives one; sizes that neither gives have their defaults.
+            hidden, vocab, ordered, named: sizes.
+            sizes: values of sizes that are not given otherwise; the remaining ones have their defaults.
 
         Raises:
             ElasticError: a field that is missing or wrong; a size that no layer has; blocks that do not divide.
         """
         names = _base_sizes()
-        if len(own) > len(names) - 2:
+        if len(ordered) > len(names) - 2:
             raise TypeError(f"sizes in order are {', '.join(names)}; others have names")
-        first = ((name, value) for name, value in zip(names, (hidden, vocab, *own), strict=False) if value is not None)
-        given = {name: plain(value) for name, value in (dict(sizes or {}) | named | dict(first)).items()}
+        in_order = zip(names, (hidden, vocab, *ordered), strict=False)
+        first = {name: value for name, value in in_order if value is not None}
+        given = {name: plain(value) for name, value in (dict(sizes or {}) | named | first).items()}
         fields = {"pattern": pattern, "tied": tied, "norm_eps": norm_eps, "norm": norm, "sizes": given}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -138,10 +136,10 @@ class Parent:
                 self.axis(axis)  # raises where blocks do not divide
 
     def _complete(self, given: dict[str, Any]) -> Widths:
-        """All sizes, checked, in the order of files."""
+        """Add defaults to sizes and check them; the result is in the order of files."""
         kinds = _kinds_of(self.pattern)
         given = {size: value for kind in kinds for size, value in kind.defaults.items()} | given
-        wanted = {HIDDEN, VOCAB, *(size for kind in kinds for size in kind.of(given).sizes)}
+        wanted = {HIDDEN, VOCAB, *(size for kind in kinds for size in kind.variant(given).sizes)}
         for name in sorted(wanted - given.keys()):
             raise ElasticError(f"parent.{name}: missing")
         for name in sorted(given.keys() - wanted):
@@ -152,7 +150,7 @@ class Parent:
         return Widths({name: given[name] for name in names})
 
     def _check_tensors(self) -> None:
-        """Raise where so many layers with so many tensors each are in no file."""
+        """Raise for more than `MAX_TENSORS` tensors of one kind."""
         for kind in self.kinds:
             layers = self.pattern.count(kind.symbol)
             for size in {row.each for row in kind.rows if row.each is not None}:
@@ -162,7 +160,7 @@ class Parent:
                     raise bad(f"parent.{size}", self.sizes[size], f"at most {most} in each of {layers} layers")
 
     def __getattr__(self, name: str) -> Any:
-        """A size."""
+        """A size by its name."""
         sizes = self.__dict__.get("sizes", {})
         if name in sizes:
             return sizes[name]
@@ -185,26 +183,26 @@ class Parent:
         return tuple(named[c] for c in self.pattern)
 
     @cached_property
-    def recalling(self) -> frozenset[int]:
-        """Layers that look at earlier tokens themselves: attention."""
-        return frozenset(i for i, name in enumerate(self.types) if KINDS[name].recalls)
+    def attention_layers(self) -> frozenset[int]:
+        """Indices of the layers with a KV cache."""
+        return frozenset(i for i, name in enumerate(self.types) if KINDS[name].attends)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The kinds that its layers are of, each once, in the registry's order; its own record of each."""
-        return tuple(kind.of(self.sizes) for kind in KINDS.values() if kind.symbol in self.pattern)
+        """The kinds of its layers in the registry's order, each as this parent's variant."""
+        return tuple(kind.variant(self.sizes) for kind in KINDS.values() if kind.symbol in self.pattern)
 
     def has(self, size: str) -> bool:
-        """Whether it has a size that parents with the same kinds of layers may lack."""
+        """Whether it has an optional size (`Kind.without`)."""
         return size in self.sizes
 
     def kind(self, name: str) -> Kind:
-        """Its own record of a kind: with the axes and rows that its layers have."""
-        return KINDS[name].of(self.sizes)
+        """This parent's variant of a kind."""
+        return KINDS[name].variant(self.sizes)
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Axes of its families: those that every family has, and then the others of its kinds."""
+        """Axes of its families: the common ones first, then those of optional kinds."""
         return (*AXES, *(axis for kind in self.kinds for axis in kind.widths if axis not in AXES))
 
     @property
@@ -216,21 +214,22 @@ class Parent:
         return self.sizes[name]
 
     def axis(self, name: str, widths: Mapping[str, int] | None = None) -> BlockedPrefix:
-        """The blocked prefix of an axis (depth has none: it keeps layers, not channels).
+        """The blocked prefix of an axis; depth is no argument, as it keeps layers, not channels.
 
         Args:
             name: of the axis.
-            widths: of a layer: an axis whose blocks are one, too, then lies in those that this layer has.
+            widths: of a layer, to give a nested axis (heads in key-value groups) the blocks that this layer keeps.
         """
         if name == HIDDEN:
             return BlockedPrefix(self.sizes[HIDDEN], 1, name)
-        kind = layer_axes()[name][0].of(self.sizes)
+        kind = layer_axes()[name][0].variant(self.sizes)
         axis, size = kind.axis[name], self.sizes[name]
         blocks = 1 if axis.blocks is None else self.sizes[axis.blocks]
         if widths is not None and name in kind.nested:
             size, blocks = size // blocks * widths[kind.nested[name]], widths[kind.nested[name]]
-        least, even = (1 if own is None else self.sizes[own] for own in (axis.least, axis.even))
-        return BlockedPrefix(size, blocks, name, least, even)
+        least = 1 if axis.least is None else self.sizes[axis.least]
+        multiple_of = 1 if axis.multiple_of is None else self.sizes[axis.multiple_of]
+        return BlockedPrefix(size, blocks, name, least, multiple_of)
 
     @cached_property
     def full(self) -> Subnet:
@@ -240,8 +239,8 @@ class Parent:
     def widths(self, kind: str, choices: Mapping[str, Any]) -> Mapping[str, Any]:
         """Widths of a layer for choices of its axes, integers or expected ones.
 
-        A choice counts the channels of the parent, whatever the layer keeps of their blocks: half of the query heads
-        are those of half of the width in a layer that keeps half of the key-value heads.
+        A choice of a nested axis is the width with all blocks: in a layer that keeps half of the key-value heads, a
+        choice of 32 query heads is a width of 16.
         """
         return self.kind(kind).recount(choices, self.sizes, choices)
 
@@ -262,7 +261,7 @@ class Parent:
         """A member with the same width in all layers of a kind.
 
         Args:
-            keep: indices of the layers that stay, all by default.
+            keep: indices of the kept layers, all by default.
             **widths: absolute widths by axis name (hidden, ffn, mamba_heads, mamba_head_dim, attention_heads).
         """
         for axis in widths:
@@ -275,9 +274,9 @@ class Parent:
         return Subnet(widths[HIDDEN] if HIDDEN in widths else self.sizes[HIDDEN], layers).validate(self)
 
     def to_json(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("pattern", "tied", "norm_eps", "norm")} | dict(self.sizes)
+        values = {name: getattr(self, name) for name in ("pattern", "tied", "norm_eps", "norm")} | dict(self.sizes)
         names = _field_names(self.pattern, self.sizes)
-        return {name: own[name] for name in names if name != "norm" or self.norm != OWN_WIDTH}
+        return {name: values[name] for name in names if name != "norm" or self.norm != OWN_WIDTH}
 
     @classmethod
     def from_json(cls, data: Any, field: str = "parent") -> Parent:
@@ -291,18 +290,19 @@ class Parent:
         return cls(**known)
 
     def norm_factor(self, source: int, target: int) -> float:
-        """What a cut from one residual width to another multiplies the weights of the stream's norms by.
+        """Factor on the weights of the stream's norms in a cut from residual width `source` to `target`.
 
         The first d of D channels give ``x / sqrt(sum(x**2) / D + eps * d / D)``, an RMSNorm over d times sqrt(D / d).
         """
         return math.sqrt(source / target) if self.norm == PARENT_WIDTH else 1.0
 
     def laid_out_as(self, other: Parent) -> Parent:
-        """The same shape with another parent's stripes, a layout of the same channels, and norms of members."""
+        """The same shape with another parent's stripes, which are only a storage layout, and its `norm`."""
         stripes = striped_axes()
-        own = {name: size for name, size in self.sizes.items() if name not in stripes.values()}
-        theirs = {size: other.sizes[size] for axis, size in stripes.items() if axis in own and size in other.sizes}
-        return replace(self, sizes=own | theirs, norm=other.norm)
+        channels = {name: size for name, size in self.sizes.items() if name not in stripes.values()}
+        shared = (size for axis, size in stripes.items() if axis in channels and size in other.sizes)
+        theirs = {size: other.sizes[size] for size in shared}
+        return replace(self, sizes=channels | theirs, norm=other.norm)
 
 
 def cuts_heads(parent: Parent, member: Subnet) -> bool:
@@ -311,32 +311,32 @@ def cuts_heads(parent: Parent, member: Subnet) -> bool:
 
 
 def regroups(parent: Parent, member: Subnet) -> bool:
-    """Whether Mamba heads of a member share B and C with other heads than in the parent; no mask computes that."""
+    """Whether Mamba heads of a member share B and C with other heads than in the parent; no mask can compute that."""
     return parent.sizes.get(SHARDS, 0) % parent.sizes[GROUPS] != 0 and cuts_heads(parent, member)
 
 
 def first_difference(a: Parent, b: Parent) -> str | None:
-    """The first field in which two parents differ; None where they are the same."""
+    """The first field in which two parents differ, or None."""
     ours, theirs = a.to_json(), b.to_json()
     return next((name for name in ours | theirs if ours.get(name) != theirs.get(name)), None)
 
 
 def _kinds_of(pattern: str) -> list[Kind]:
-    """Kinds whose sizes a parent has."""
+    """Kinds whose sizes a parent with this pattern has."""
     return [kind for kind in KINDS.values() if kind.always or kind.symbol in pattern]
 
 
 def size_names(pattern: str, sizes: Container[str]) -> list[str]:
-    """Names of the sizes of a parent: those that every parent has first, then stripes, then all others."""
+    """Names of a parent's sizes in the order of files: those of every parent, stripes, the others."""
     kinds, stripes = _kinds_of(pattern), set(striped_axes().values())
-    own = [(kind, size) for kind in kinds for size in kind.of(sizes).sizes]
-    first = [size for kind, size in own if kind.always and size not in stripes]
-    others = [size for kind, size in own if not kind.always and size not in stripes]
-    return [HIDDEN, VOCAB, *first, *(size for _, size in own if size in stripes), *others]
+    names = [(kind, size) for kind in kinds for size in kind.variant(sizes).sizes]
+    first = [size for kind, size in names if kind.always and size not in stripes]
+    others = [size for kind, size in names if not kind.always and size not in stripes]
+    return [HIDDEN, VOCAB, *first, *(size for _, size in names if size in stripes), *others]
 
 
 def _base_sizes() -> tuple[str, ...]:
-    """Names of the sizes that every parent has, but for stripes."""
+    """Names of the sizes that every parent has, without stripes."""
     return tuple(size for size in size_names("", ()) if size not in striped_axes().values())
 
 
@@ -351,7 +351,7 @@ def _listed(letters: str) -> str:
 
 
 def choices_of(parent: Parent, member: Subnet, axis: str) -> tuple[int, ...]:
-    """Choices of an axis that a member makes: one a layer that has it, one for the residual width; none for depth."""
+    """A member's choices of an axis: one for `hidden`, else one for each layer that has the axis."""
     if axis == HIDDEN:
         return (member.hidden,)
     return tuple(parent.choices(layer)[axis] for layer in member.layers if axis in layer.widths)

@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Milliseconds of any member, from a table of what layers of each kind and width take (`nemo-elastic profile`).
+"""Milliseconds of any member, from a table of measured times by kind of layer and width (`nemo-elastic profile`).
 
-A forward is what is outside the layers, at the member's residual width, and its layers one after another. So the time
-of a member is a sum over layers, as all that is limited is, and the mean over a router's gates is exact where axes are
-chosen apart from each other.
+A member's time is the time outside the layers, at its residual width, plus the sum over its layers. So it is a limit
+like the others, and the mean over a router's gates is exact where axes are chosen independently.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from nemo_elastic.io.values import number
 
 __all__ = ["DECODE", "FORMAT", "OUTSIDE", "PHASES", "PREFILL", "REQUEST", "Grid", "LatencyTable", "Workload"]
 
-#: of a file; another one is refused
+#: version of a table's file
 FORMAT = 1
-#: what is measured: all prompts of a batch up to their first token, one more token of each; and what both add up to
+#: measured phases: a batch's prompts up to the first token, and one more token of each; a request is both together
 PREFILL, DECODE, REQUEST = "prefill", "decode", "request"
 PHASES = (PREFILL, DECODE)
-#: embedding, final norm, head, and what a step takes whatever the model
+#: name of the grid for embedding, final norm, head, and a step's fixed time
 OUTSIDE = "outside"
-#: entries of a table, and seconds of one
+#: upper bounds of a table's number of entries and of an entry in seconds
 MOST, LONGEST = 2**16, 1e6
-#: what a file holds, and each of its `grids`
+#: fields of a file, and of each of its `grids`
 _File = make_dataclass("_File", ("format", "parent", "source", "engine", "hardware", "versions", "workload", "grids"))
 _Grid = make_dataclass("_Grid", ("axes", *PHASES, ("bounds", Any, None)))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is served at once.
+    """The served batch.
 
     Attributes:
-        batch: sequences.
-        prompt: tokens of each.
-        answer: tokens that each gets.
+        batch: number of sequences.
+        prompt: tokens per prompt.
+        answer: tokens per answer.
         dtype: of the weights.
     """
 
@@ -70,7 +69,7 @@ class Grid:
 
     Attributes:
         name: of the kind of layer, or `OUTSIDE`.
-        axes: axis -> widths that were measured, ascending; the residual width first.
+        axes: axis -> measured widths, ascending; the residual width first.
         seconds: phase -> float64 [widths of each axis]; never less for a larger width.
     """
 
@@ -82,15 +81,15 @@ class Grid:
     )
 
     def at(self, chosen: Mapping[str, int]) -> dict[str, float]:
-        """Seconds by phase, linear in each width between those that were measured."""
+        """Seconds by phase, interpolated linearly in each width."""
         key = tuple(chosen[axis] for axis in self.axes)
-        if key not in self._known:  # a path asks for the same layers again and again
+        if key not in self._known:  # the shapes of a path share most layers
             self._known[key] = self._between(chosen)
         return self._known[key]
 
     def _between(self, chosen: Mapping[str, int]) -> dict[str, float]:
         out = dict(self.seconds)
-        for axis, widths in self.axes.items():  # each step takes the first dimension away
+        for axis, widths in self.axes.items():  # each step contracts the first dimension
             width = chosen[axis]
             if not widths[0] <= width <= widths[-1]:
                 raise bad(axis, width, f"the table has widths from {widths[0]} to {widths[-1]}").within(self.name)
@@ -100,9 +99,9 @@ class Grid:
 
 
 def never_falling(seconds: np.ndarray) -> np.ndarray:
-    """What was measured without falls toward larger widths, which are noise.
+    """Make times non-decreasing in every width; drops are noise.
 
-    Midway between the least such array above and the greatest below, so that neither side of a fall is believed more.
+    The result is the mean of the smallest non-decreasing array above and the largest one below.
 
     Args:
         seconds: float64, dimensions in ascending order of widths.
@@ -115,7 +114,7 @@ def never_falling(seconds: np.ndarray) -> np.ndarray:
 
 
 class LatencyTable(dict[str, Any]):
-    """A table as its file has it; the mapping is what a budget keeps of it, so that a family has it with it.
+    """The content of a table's file, which budgets and families store.
 
     Keys: `format`, `parent`, `source` (measured or computed), `engine`, `hardware`, `versions`, `workload`, and
     `grids`: for `outside` and each kind of layer the widths that were measured by axis, and seconds by phase in the
@@ -126,7 +125,7 @@ class LatencyTable(dict[str, Any]):
 
     @classmethod
     def read(cls, name: str, value: Any) -> LatencyTable:
-        """A table in a file, or as a mapping."""
+        """Read and check a table; `value`: path of its file, or its content."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -145,17 +144,17 @@ class LatencyTable(dict[str, Any]):
 
     @cached_property
     def parent(self) -> Parent:
-        """Whose layers were measured."""
+        """Shape whose layers were measured."""
         return Parent.from_json(self["parent"])
 
     @cached_property
     def workload(self) -> Workload:
-        """What they were given."""
+        """Batch and lengths of the measurement."""
         return read(Workload, self["workload"], "workload")
 
     @cached_property
     def grids(self) -> dict[str, Grid]:
-        """Seconds of what is outside the layers, and of a layer of each kind."""
+        """Seconds outside the layers, and of one layer of each kind."""
         given, names = self["grids"], dict.fromkeys(self.parent.types)
         wanted = {OUTSIDE: (HIDDEN,)} | {name: (HIDDEN, *self.parent.kind(name).widths) for name in names}
         if not isinstance(given, Mapping) or set(given) != set(wanted):
@@ -172,8 +171,8 @@ class LatencyTable(dict[str, Any]):
         with inside(f"latency table of {self['engine']}"):
             total = self.grids[OUTSIDE].at({HIDDEN: member.hidden})
             for layer in member.layers:
-                own = self.grids[layer.type].at({HIDDEN: member.hidden, **parent.choices(layer)})
-                total = {phase: seconds + own[phase] for phase, seconds in total.items()}
+                times = self.grids[layer.type].at({HIDDEN: member.hidden, **parent.choices(layer)})
+                total = {phase: seconds + times[phase] for phase, seconds in total.items()}
         return total | {REQUEST: total[PREFILL] + (self.workload.answer - 1) * total[DECODE]}
 
     def milliseconds(self, parent: Parent, member: Any, phase: str = DECODE) -> float:
@@ -183,16 +182,16 @@ class LatencyTable(dict[str, Any]):
     def _check_parent(self, parent: Parent) -> None:
         if parent is self._checked:
             return
-        own, given, stripes = self.parent.to_json(), parent.to_json(), striped_axes().values()
-        for name in own | given:
-            theirs, ours = own.get(name), given.get(name)
-            layout = name in stripes and None not in (theirs, ours)  # of the same channels; without, it is no axis
+        measured, given, stripes = self.parent.to_json(), parent.to_json(), striped_axes().values()
+        for name in measured | given:
+            theirs, ours = measured.get(name), given.get(name)
+            layout = name in stripes and None not in (theirs, ours)  # stripes do not change times; None: not an axis
             if theirs != ours and not layout and name != "norm":
                 raise bad("latency.table", f"a table of a parent with {name} {theirs}", f"this parent has {ours}")
         self._checked = parent
 
     def __str__(self) -> str:
-        """What was measured, and where."""
+        """Engine, hardware and workload."""
         return f"{self['engine']} on {self['hardware']}, {self.workload}"
 
     @cached_property
@@ -200,7 +199,7 @@ class LatencyTable(dict[str, Any]):
         return crc32(json.dumps(self).encode())
 
     def __repr__(self) -> str:
-        """In a line: what was measured, and a digest of the figures. Prices of budgets are kept by it."""
+        """Engine, hardware and a digest of the figures; the search caches prices by it."""
         return f"<{self.get('engine')} on {self.get('hardware')}, {self._digest:08x}>"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONE table: every tensor, its HF and Megatron names, and the axis on which each dimension lies.
+"""ONE table: every tensor, its HF and Megatron names, and the axes of each dimension.
 
-Ranking and sorting, slicing, counting, renaming and the checks of the tests are driven by it. The rows of layers stand
-in the records of their kinds (`kinds/`), the model's own here. A new tensor or a new axis is a new row, not a new
-branch. Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`, megatron-core's `MambaMixer`.
+Ranking, sorting, slicing, counting, renaming and the tests' checks read it. Rows of layers are in the records of their
+kinds (`kinds/`); embedding, final norm and head are here. A new tensor or axis is a new row, not a new branch.
+Sources: transformers' `nemotron_h`, NeMo's `HFNemotronHExporter`, megatron-core's `MambaMixer`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nemo_elastic.core.kinds.registry import HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.prefix import Grid, Selection
 
 _VOCAB, _HIDDEN = (VOCAB,), (HIDDEN,)
-#: the model's own tensors: before its layers, and behind them
+#: tensors before and after the layers
 FIRST = (
     Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
         ((_VOCAB,), (_HIDDEN,)), 0),
@@ -35,12 +35,12 @@ LAST = (
 
 
 def table() -> tuple[Row, ...]:
-    """Every row: the model's first, each kind's, the model's last; of a kind with several records the one with all."""
+    """Every row in storage order, with all optional rows of every kind."""
     return (*FIRST, *(row for kind in KINDS.values() for row in kind.rows), *LAST)
 
 
 def by_name(name: str) -> Row:
-    """The row of a name."""
+    """The row with this name."""
     return next(row for row in table() if row.name == name)
 
 
@@ -50,7 +50,7 @@ def is_stream_norm(row: Row) -> bool:
 
 
 def is_exact(name: str) -> bool:
-    """Whether no cast may round a tensor of that Hugging Face name (`Row.exact`), also in layers beside the model."""
+    """Whether the tensor of this Hugging Face name stays fp32 (`Row.exact`), also in prediction layers."""
     return name.endswith(tuple(row.hf.removeprefix(HF_LAYER) for row in table() if row.exact))
 
 
@@ -64,9 +64,9 @@ def sizes(parent: Parent, hidden: Any, layer: Any | None) -> dict[str, Any]:
 
 
 def _grid(term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
-    """Factors of one term: an axis in blocks has those of its blocks, and what is in each; others are one factor."""
+    """Factors of one term: those of its blocks and the channels in a block; a single factor without blocks."""
     n, k = source[term], target[term]
-    axis = layer_axes()[term][0].of(source).axis.get(term) if term in layer_axes() else None
+    axis = layer_axes()[term][0].variant(source).axis.get(term) if term in layer_axes() else None
     blocks = None if axis is None else axis.blocks
     if blocks is None or blocks not in source:
         return Grid((n,), (k,))
@@ -76,7 +76,7 @@ def _grid(term: str, source: dict[str, Any], target: dict[str, Any]) -> Grid:
 def selection(
     parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
 ) -> Selection:
-    """What `target` keeps of dimension `dim` of a tensor of `source` (target <= source), for layer `index`."""
+    """Positions that `target` (<= `source`) keeps of dimension `dim` of `source`'s tensor, in layer `index`."""
     s = sizes(parent, source.hidden, source.by_index[index] if index is not None else None)
     t = sizes(parent, target.hidden, target.by_index[index] if index is not None else None)
     return _selection(row.dims[dim], tuple(s.items()), tuple(t.items()))
@@ -89,15 +89,15 @@ def _selection(parts: tuple[Part, ...], source: tuple, target: tuple) -> Selecti
 
 
 def fused(row: Row, kind: Kind | None) -> tuple[Row, ...]:
-    """The rows of a kind, or of the model itself, that the Megatron tensor of `row` holds, in their order there."""
-    own = (*FIRST, *LAST) if kind is None else kind.rows
-    return tuple(r for r in own if r.megatron == row.megatron)
+    """Rows that share the Megatron tensor of `row`, in their order there; `kind` None for tensors outside layers."""
+    rows = (*FIRST, *LAST) if kind is None else kind.rows
+    return tuple(r for r in rows if r.megatron == row.megatron)
 
 
 def megatron_selection(
     parent: Parent, row: Row, dim: int, source: Subnet, target: Subnet, index: int | None = None
 ) -> Selection:
-    """What `target` keeps of dimension `dim` of the Megatron tensor that holds `row`; see `selection`."""
+    """`selection` for the Megatron tensor that contains `row`."""
     together = fused(row, None if row.layer is None else parent.kind(row.layer))
     if dim or len(together) == 1:
         return selection(parent, row, dim, source, target, index)
@@ -106,12 +106,12 @@ def megatron_selection(
         return Selection(tuple(grids))
     s, t = (sizes(parent, m.hidden, m.by_index[index] if index is not None else None) for m in (source, target))
     outer = _grid(row.interleaved, s, t)
-    first = len(outer.shape)  # factors that the groups have are the first ones of what they interleave
+    first = len(outer.shape)  # the interleaved rows' first factors are the groups
     return Selection(tuple(Grid(g.shape[first:], g.kept[first:]) for g in grids), outer)
 
 
 def groups(parent: Parent, row: Row, layer: Layer | None) -> int:
-    """Groups by which the Megatron tensor of `row` interleaves what it holds in a layer."""
+    """Number of groups by which the Megatron tensor of `row` interleaves its rows in a layer; 1 without."""
     return 1 if row.interleaved is None else sizes(parent, parent.hidden, layer)[row.interleaved]
 
 
@@ -121,12 +121,12 @@ def shape(parent: Parent, row: Row, member: Any, layer: Any | None = None) -> tu
 
 
 def row_shape(row: Row, size: dict[str, Any]) -> tuple[Any, ...]:
-    """The same from `sizes`, for many tensors of one layer."""
+    """`shape` from `sizes`, for several tensors of one layer."""
     return tuple(sum(_part_sizes(parts, size)) for parts in row.dims)
 
 
 def part_sizes(parent: Parent, row: Row, dim: int, member: Subnet, layer: Layer | None = None) -> list[int]:
-    """Sizes of the parts that lie side by side in a dimension of a tensor."""
+    """Sizes of the parts that are concatenated in a dimension of a tensor."""
     return _part_sizes(row.dims[dim], sizes(parent, member.hidden, layer))
 
 
@@ -135,7 +135,7 @@ def _part_sizes(parts: tuple[Part, ...], size: dict[str, Any]) -> list[Any]:
 
 
 def ends(parent: Parent) -> tuple[Row, ...]:
-    """The tensors of the model itself, around its layers; a tied head is none."""
+    """Rows of the tensors outside the layers; a tied head has no tensor."""
     return (*FIRST, *_last(parent))
 
 
@@ -144,7 +144,7 @@ def _last(parent: Parent) -> tuple[Row, ...]:
 
 
 def elements(row: Row, size: dict[str, Any], used: bool = False) -> Any:
-    """Numbers in all tensors of a row, from `sizes`; with `used` in those that one token meets."""
+    """Number of elements in all tensors of a row; with `used` only of the tensors that one token passes through."""
     total = _number(row, size, used)
     for n in row_shape(row, size):
         total = total * n
@@ -158,21 +158,21 @@ def _number(row: Row, size: dict[str, Any], used: bool) -> Any:
 
 
 def numbers(row: Row, layer: Layer | None) -> Sequence[int | None]:
-    """Numbers {e} in the names of a row's tensors in a layer of a member; a row of one tensor has none."""
+    """Values of {e} in the names of a row's tensors in a layer of a member; (None,) for a single tensor."""
     return range(layer.widths[row.each]) if row.each is not None and layer is not None else (None,)
 
 
 def original(
     parent: Parent, row: Row, number: int | None, source: Subnet, target: Subnet, index: int | None = None
 ) -> int | None:
-    """Number that a tensor of `target` (<= `source`) has in `source`; see `numbers`."""
+    """Number in `source` of the tensor with this number in `target` (<= `source`); see `numbers`."""
     if number is None or index is None:
         return None
     return originals(parent, row, source, target, index)[number]
 
 
 def originals(parent: Parent, row: Row, source: Subnet, target: Subnet, index: int) -> tuple[int, ...]:
-    """Numbers in `source` of all tensors of a row with several that `target` (<= `source`) has in layer `index`."""
+    """Numbers in `source` of the row's tensors that `target` (<= `source`) keeps in layer `index`."""
     assert row.each is not None
     s, t = (sizes(parent, member.hidden, member.by_index[index]) for member in (source, target))
     return _first(row.each, tuple(s.items()), tuple(t.items()))
@@ -184,19 +184,19 @@ def _first(axis: str, source: tuple, target: tuple) -> tuple[int, ...]:
 
 
 def named(template: str, index: int | None = None, number: int | None = None) -> str:
-    """The name of a tensor: `Row.hf` or `Row.megatron` of a layer, and of one of several tensors of its row."""
+    """Fill layer index and tensor number into `Row.hf` or `Row.megatron`."""
     return template.format(i="" if index is None else index, e="" if number is None else number)
 
 
 def keys(row: Row, layer: Layer) -> Iterator[tuple[str, int | None]]:
-    """Names without the kind's own of a row's tensors in one layer, each with its number: `up.3`, 3."""
+    """Names of a row's tensors in one layer without the kind's prefix, each with its number: `up.3`, 3."""
     name = row.name.partition(".")[2]
     for number in numbers(row, layer):
         yield (name if number is None else f"{name}.{number}"), number
 
 
 def rows(parent: Parent, member: Any) -> Iterator[tuple[Row, Any | None]]:
-    """Every row of a member in storage order: (row, layer), layer None for the model's own tensors."""
+    """Every row of a member in storage order: (row, layer), layer None outside the layers."""
     for row in FIRST:
         yield row, None
     for layer in member.layers:
@@ -219,12 +219,12 @@ class Tensor:
 
     @property
     def index(self) -> int | None:
-        """Its layer's, in the parent."""
+        """Index of its layer in the parent."""
         return None if self.layer is None else self.layer.index
 
     @property
     def random(self) -> str:
-        """What its random numbers are like: its row's word, else a norm's for a vector and a matrix's."""
+        """Initialisation: `Row.random`, else "norm" for a vector and "matrix" otherwise."""
         return self.row.random or ("norm" if len(self.shape) == 1 else "matrix")
 
 
@@ -241,21 +241,18 @@ def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
 
 
 def megatron_shape(together: Sequence[Tensor]) -> tuple[int, ...]:
-    """Shape of a whole Megatron tensor, of what it holds: see `megatron_tensors`."""
+    """Shape of the Megatron tensor that concatenates these; see `megatron_tensors`."""
     return (sum(t.shape[0] for t in together), *together[0].shape[1:])
 
 
 def megatron_tensors(parent: Parent, member: Subnet) -> dict[str, list[Tensor]]:
-    """The tensors of a member's `MambaModel` by name: what each holds, in the order in which it lies there.
-
-    See `tensors` for the arguments.
-    """
+    """Megatron name -> the tensors of a member that it concatenates, in their order there."""
     return by_megatron(tensors(parent, member))
 
 
-def by_megatron(held: Iterable[Tensor]) -> dict[str, list[Tensor]]:
-    """Tensors by the Megatron tensor that holds them."""
+def by_megatron(tensors: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+    """Group tensors by their Megatron name."""
     out: dict[str, list[Tensor]] = {}
-    for t in held:
+    for t in tensors:
         out.setdefault(t.megatron, []).append(t)
     return out

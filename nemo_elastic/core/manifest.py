@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family: the named members of one parent, and `elastic.json`, the file that describes them.
 
-Beside its members a family may name extra shapes: any inside the parent, chosen after training, for a task perhaps.
-They lie on no path and need not be nested in each other; a file without any is what it was before there were extras.
+A family may also name extra shapes: any shape inside the parent, chosen after training, for example for a task. Extras
+need not be nested in each other.
 
-The file repeats what can be computed (parameters, memory, blocks) for people and other programs that read it. It is
-not read again here. An unknown field is an error.
+The file repeats computed figures (parameters, memory, blocks) for people and other programs; they are not read here.
+An unknown field is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nemo_elastic.io.write import atomic_write
 __all__ = ["CALIBRATION", "FILE", "VERSION", "Family", "Member"]
 
 FILE = "elastic.json"
-#: beside it where a family chooses its members by itself (`serving.calibration` reads and writes it)
+#: calibration of the model `auto`, which chooses a member per request (`serving.calibration`)
 CALIBRATION = "auto.json"
 VERSION = 1
 
@@ -63,12 +63,12 @@ class Family:
 
     Attributes:
         parent: shape of the parent, FFN stripes included.
-        axes: every axis name -> its choices (an axis without a choice has the full width alone).
+        axes: every axis name -> its choices (only the full width for an axis that is not cut).
         members: the parent first, then from the largest to the smallest.
-        ranking_digest: digest of the ranking that sorted the parent; None where it was not sorted.
-        provenance: where the family comes from, JSON values only.
-        drop_order: layers of the parent in the order in which smaller shapes lose them; None where none is known.
-        extras: named shapes beside the members, in any order; none was trained as it is.
+        ranking_digest: digest of the ranking that sorted the parent; None for an unsorted parent.
+        provenance: how the family was made, JSON values only.
+        drop_order: layers of the parent in the order in which smaller shapes drop them; None if unknown.
+        extras: further named shapes in any order, which were not trained as such.
     """
 
     parent: Parent
@@ -81,7 +81,7 @@ class Family:
 
     def __post_init__(self) -> None:
         check(self, "")
-        # Blocks are the parent's: a family does not keep the stripes of the block that it was made with beside them.
+        # The parent has the number of stripes.
         object.__setattr__(self, "axes", {n: replace(a, stripes=None) for n, a in self.axes.items()})
         self._check_axes()
         self._check_members()
@@ -100,20 +100,20 @@ class Family:
         provenance: Mapping[str, Any] | None = None,
         drop_order: Iterable[int] | None = None,
     ) -> Family:
-        """Build a family; what can be computed is.
+        """Build a family and compute its figures.
 
         Args:
             parent: The parent's shape.
             subnets: Member name -> shape, from the largest to the smallest. A first member that is not the parent
                 itself gets one named `full` before it.
             axes: Choices of every axis; those that the members use when None.
-            budgets: Budgets of the `elastic:` block, kept with the members of the same names.
+            budgets: Budgets of the `elastic:` block, stored with the members of the same names.
             ranking_digest: See the class.
             provenance: See the class.
             drop_order: See the class.
 
         Raises:
-            ElasticError: Members that are not nested, a bad name, choices that the parent has not.
+            ElasticError: Members that are not nested, a bad name, or choices that the parent does not have.
         """
         named = dict(subnets)
         if next(iter(named.values()), None) != parent.full:
@@ -145,7 +145,7 @@ class Family:
         """Give the member, or the extra shape, of that name.
 
         Raises:
-            ElasticError: There is none; the message has the nearest name.
+            ElasticError: No member has this name; the message names the nearest one.
         """
         for m in (*self.members, *self.extras):
             if m.name == name:
@@ -156,20 +156,20 @@ class Family:
         raise ElasticError(f"member: {name!r} is not in this family; {hint}its members are {', '.join(names)}")
 
     def name_of(self, subnet: Subnet) -> str | None:
-        """Name of the member, or else of the extra shape, that is this shape; None where there is none."""
+        """Name of the member or extra with this shape, or None."""
         return next((m.name for m in (*self.members, *self.extras) if m.subnet == subnet), None)
 
     def with_extra(self, name: str, subnet: Subnet, budget: Budget | None = None, force: bool = False) -> Family:
         """The same family with one more named shape.
 
         Args:
-            name: As a member may have; of no member.
+            name: Valid and not that of a member.
             subnet: Any shape inside the parent.
-            budget: What it was made for.
+            budget: The limits that it was chosen for.
             force: Replace an extra shape of that name.
 
         Raises:
-            ElasticError: The name is taken, or no name; the shape is not the parent's.
+            ElasticError: The name is taken or invalid, or the shape does not fit the parent.
         """
         NAME.read(name, "extras")
         if name in self.names:
@@ -194,7 +194,6 @@ class Family:
             "provenance": dict(self.provenance),
             "drop_order": None if self.drop_order is None else list(self.drop_order),
         }
-        # Only where there are some: the file of a family without is the same as ever, byte for byte.
         return out | ({"extras": members_to_json(self.parent, self.extras)} if self.extras else {})
 
     @classmethod
@@ -202,7 +201,7 @@ class Family:
         """Read what `to_json` wrote.
 
         Raises:
-            ElasticError: Another version, an unknown or missing field, shapes that are no family.
+            ElasticError: Another version, an unknown or missing field, or members that are not nested.
         """
         check_version(data, VERSION)
         file = read(_File, data, "")
@@ -213,7 +212,7 @@ class Family:
                 raise ElasticError(f"axes.{name}: missing")
         axes = {n: _read_axis(n, a) for n, a in given.items()}
         members = read_members(parent, file.members, "members")
-        members.sort(key=lambda m: -m.parameters)  # a tool that sorts keys may have been here
+        members.sort(key=lambda m: -m.parameters)  # another tool may have sorted the keys
         extras = read_members(parent, {} if file.extras is None else file.extras, "extras")
         return cls(parent, axes, tuple(members), file.ranking, file.provenance, file.drop_order, tuple(extras))
 
@@ -281,7 +280,7 @@ class Family:
 
 @dataclass
 class _File:
-    """`elastic.json`: its parent is needed to read axes and members."""
+    """Fields of `elastic.json`; axes and members are read after the parent."""
 
     version: int
     parent: Any
@@ -289,8 +288,8 @@ class _File:
     members: Any
     ranking: Annotated[str, DIGEST] | None
     provenance: Any
-    drop_order: Any = None  # families of before it was kept have none
-    extras: Any = None  # only where there are some
+    drop_order: Any = None  # absent in files of early versions
+    extras: Any = None  # absent without extras
 
 
 @dataclass
@@ -306,7 +305,7 @@ def _read_axis(name: str, data: Any) -> AxisConfig:
 
 
 def _axis_in_use(parent: Parent, name: str, subnets: list[Subnet]) -> AxisConfig:
-    """Choices of one axis that a set of members has, and whether one of them varies it over the layers."""
+    """Choices of one axis that members use, and whether it varies over the layers of one of them."""
     if name == DEPTH:
         return AxisConfig(tuple(sorted({len(s.layers) for s in subnets} | {parent.num_layers}, reverse=True)))
     chosen = [choices_of(parent, s, name) for s in subnets]

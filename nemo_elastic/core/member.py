@@ -32,9 +32,9 @@ class Member:
     Attributes:
         name: letters, digits, dots and dashes; it becomes part of file names.
         subnet: its shape.
-        budget: what it was made for, as in the `elastic:` block without the name, e.g. {"params": 6e9}; None for the
-            parent and for members with a shape of their own.
-        parameters: exact count.
+        budget: its limits as in the `elastic:` block without the name, e.g. {"params": 6e9}; None for the parent and
+            for members whose shape was given.
+        parameters: exact number.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Member:
 
 
 def why_not_nested(small: Subnet, large: Subnet) -> str | None:
-    """Say in words what keeps `small` from being cut out of `large`; None if nothing does."""
+    """Why `small` cannot be cut out of `large`, in words; None if it can."""
     if small.hidden > large.hidden:
         return f"hidden {small.hidden} is above {large.hidden}"
     for layer in small.layers:
@@ -52,7 +52,7 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
         if other is None:
             return f"layer {layer.index} is not in the larger one"
         kind = KINDS[layer.type]
-        ours, theirs = (kind.recount(own, own, {}) for own in (layer.widths, other.widths))
+        ours, theirs = (kind.recount(widths, widths, {}) for widths in (layer.widths, other.widths))
         for axis, width in ours.items():
             if width > theirs[axis]:
                 each = f" for each of its {kind.nested[axis]}" if kind.nested.get(axis) in theirs else ""
@@ -62,7 +62,7 @@ def why_not_nested(small: Subnet, large: Subnet) -> str | None:
 
 @dataclass
 class _Entry:
-    """A member in `elastic.json`; its figures are not read."""
+    """Fields of a member in `elastic.json`; its figures are not read."""
 
     budget: Any
     subnet: Any
@@ -72,7 +72,7 @@ class _Entry:
 
 
 def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]:
-    """Entries of members by name, with what can be computed."""
+    """Entries of members by name, with computed figures."""
     spec = MemorySpec()
     return {
         m.name: {
@@ -86,7 +86,7 @@ def members_to_json(parent: Parent, members: Sequence[Member]) -> dict[str, Any]
 
 
 def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
-    """Members of entries."""
+    """Read the members of `elastic.json`; `where` names them in errors."""
     if not isinstance(data, Mapping):
         raise bad(where, data, "a mapping name -> member")
     out = []
@@ -98,7 +98,7 @@ def read_members(parent: Parent, data: Any, where: str) -> list[Member]:
 
 
 def read_budget(where: str, name: str, data: Any) -> Budget:
-    """What a member was made for."""
+    """Read a member's budget."""
     if not isinstance(data, Mapping) or "name" in data or not data:
         raise bad(where, data, "some of {params: N, active_params: N, ratio: R, memory: {…}, latency: {…}}, or null")
     check_content([data], where)
@@ -106,15 +106,15 @@ def read_budget(where: str, name: str, data: Any) -> Budget:
 
 
 def limits_of(member: Member) -> tuple[Limit, ...]:
-    """The limits that a member was made for; none for the parent's."""
+    """Limits of a member's budget; empty for the parent."""
     return () if member.budget is None else read_budget("budget", "member", member.budget).limits
 
 
 def limits_used(parent: Parent, members: Iterable[Member]) -> dict[str, str]:
-    """Name -> how much of its limits a member uses, in words; of those members that were made for several."""
+    """Name -> used share of each limit, in words, of members with several limits."""
     out = {}
     for m in members:
         limits = limits_of(m)
         if len(limits) > 1:
-            out[m.name] = ", ".join(f"{x.kind.field} {x.share(parent, m.subnet):.1%}" for x in limits)
+            out[m.name] = ", ".join(f"{x.field} {x.share(parent, m.subnet):.1%}" for x in limits)
     return out

@@ -21,16 +21,16 @@ NVFP4, FP8 = "nvfp4", "fp8"
 SCHEMES = (NVFP4, FP8)
 #: columns of an NVFP4 block
 BLOCK = 16
-#: largest number that codes stand for under the global scale 1
+#: largest representable number under the global scale 1
 LARGEST = {NVFP4: 6.0 * 448.0, FP8: 448.0}
 
 
 def default_rows(parent: Parent) -> frozenset[tuple[str, int]]:
-    """Rows of the layout table that low precision stores, each with the index of its layer.
+    """Rows of the layout table that low precision quantizes, each with the index of its layer.
 
-    All weights of matrix products inside of layers but those of layers that look at earlier tokens themselves
-    (attention) and of a Mamba layer directly before one. So the Nemotron 3 Nano technical report keeps them in bf16;
-    latent projections, embeddings, head, convolutions, routers and norms stay as well.
+    These are the weights of matrix products in layers, except attention and a Mamba layer directly before one, which
+    the Nemotron 3 Nano technical report keeps in bf16. Latent projections, embeddings, head, convolutions, routers and
+    norms stay in bf16 as well.
     """
     return frozenset(
         (row.name, index)
@@ -42,8 +42,8 @@ def default_rows(parent: Parent) -> frozenset[tuple[str, int]]:
 
 @lru_cache(maxsize=64)
 def low_layers(parent: Parent) -> frozenset[int]:
-    """The layers of a parent that have such weights; see `default_rows`."""
-    kept = parent.recalling
+    """Indices of the layers that are quantized; see `default_rows`."""
+    kept = parent.attention_layers
     before = {i - 1 for i in kept if i and parent.types[i - 1] == MAMBA}
     return frozenset(
         i
@@ -59,13 +59,13 @@ def check_blocks(
     tensor: tuple[str, int] = ("", 1),
     expert_tensor: tuple[str, int] = ("", 1),
 ) -> None:
-    """Raise for widths of members, or ranks, that cut a block of NVFP4: its codes would be others than the parent's.
+    """Raise for member widths, or parallel sizes, that split an NVFP4 block: its codes would differ from the parent's.
 
     Args:
-        parent: whose blocks.
-        axes: widths that members may have, by axis (`ElasticConfig.choices`).
-        scheme: what stores the weights; FP8 has no blocks.
-        tensor, expert_tensor: names of these kinds of parallelism, and ranks, which share columns.
+        parent: shape with the blocks.
+        axes: axis -> choices of members (`ElasticConfig.choices`).
+        scheme: of the weights; FP8 has no blocks.
+        tensor, expert_tensor: name and size of the parallelism that divides the columns.
     """
     if scheme != NVFP4:
         return
@@ -85,14 +85,14 @@ def check_blocks(
 
 
 def torn_widths(parent: Parent, axes: Mapping[str, Sequence[int]]) -> dict[tuple[str, str], list[int]]:
-    """Widths of a block with which members keep blocks of NVFP4 in part: no cut has the parent's bytes there.
+    """Choices that split NVFP4 blocks, so that a cut cannot reuse the parent's bytes.
 
     Args:
-        parent: whose blocks.
-        axes: widths that members may have, by axis (`ElasticConfig.choices`).
+        parent: shape with the blocks.
+        axes: axis -> choices of members (`ElasticConfig.choices`).
 
     Returns:
-        By axis and row of the layout table, in the order of both.
+        (axis, name of a row) -> widths, in the order of axes and of the layout table.
     """
     out: dict[tuple[str, str], list[int]] = {}
     first = _first(parent)
@@ -106,7 +106,7 @@ def torn_widths(parent: Parent, axes: Mapping[str, Sequence[int]]) -> dict[tuple
 
 
 def _first(parent: Parent) -> dict[Row, int]:
-    """The rows that low precision stores, each with the first layer of which it does."""
+    """Each quantized row with the first layer where it is quantized."""
     first: dict[Row, int] = {}
     for index in sorted(low_layers(parent)):
         for row in parent.kind(parent.types[index]).rows:

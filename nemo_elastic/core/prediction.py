@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Layers after a model that predict further tokens (multi-token prediction, MTP), as more layers of its parent.
+"""Multi-token prediction (MTP) layers after a model's last layer, as further layers of its parent.
 
-A step reads the model's last hidden states and the embedding of the token that came after, projects both into the
-stream, and runs layers as the model has them; the model's head reads its end. No member chooses their widths: the
-stream is the member's, and every other axis has the largest width of the member's own layers, as `config.json` has
-one size for both. So they are nested where members are. Sources: megatron-core 0.19's `MultiTokenPredictionLayer`,
+A step projects the model's last hidden states and the embedding of the next token into the residual stream and runs
+layers of the model's kinds; the model's head reads the result. Members do not choose widths of these layers: they have
+the member's residual width and otherwise the largest widths of the member's layers, as `config.json` has one size for
+both. So they are nested if the members are. Sources: megatron-core 0.19's `MultiTokenPredictionLayer`,
 Megatron-Bridge's `nemotron_h` mapping, vLLM's `nemotron_h_mtp`.
 """
 
@@ -22,11 +22,11 @@ from nemo_elastic.errors import bad
 
 __all__ = ["PREFIX", "Prediction", "all_tensors", "is_mtp"]
 
-#: with which the names of their tensors start
+#: prefix of the tensors' names
 PREFIX = "mtp."
 _STEP, _HIDDEN = "mtp.layers.{i}.", (HIDDEN,)
-#: tensors that a step has around its layers, which its first layer and its last one carry. megatron-core numbers
-#: steps, Hugging Face layers.
+#: tensors at the start and end of a step, named after its first and its last layer in Hugging Face's format and after
+#: the step in megatron-core's
 _START = (
     Row("prediction.enorm", None, _STEP + "enorm.weight", _STEP + "enorm.weight", ((_HIDDEN,),)),
     Row("prediction.hnorm", None, _STEP + "hnorm.weight", _STEP + "hnorm.weight", ((_HIDDEN,),)),
@@ -39,31 +39,31 @@ _END = (
 
 
 def is_mtp(name: str) -> bool:
-    """Whether a tensor's name is of a layer that predicts further tokens."""
+    """Whether a tensor's name is that of an MTP layer."""
     return name.startswith(PREFIX)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Which layers there are.
+    """The MTP layers of a model.
 
     Attributes:
-        pattern: one symbol for each layer of a step, as `Parent.pattern` has them.
-        steps: steps with layers of their own. One step may be run several times.
+        pattern: one symbol for each layer of a step, as in `Parent.pattern`.
+        steps: number of steps with separate weights; one step may run several times.
     """
 
     pattern: str
     steps: int = 1
 
     def extend(self, parent: Parent) -> Parent:
-        """The parent with these layers after its own."""
+        """The parent with these layers appended."""
         for symbol in self.pattern:
             if symbol not in parent.pattern:
                 raise bad("mtp_hybrid_override_pattern", self.pattern, f"layers as the model has: {parent.pattern}")
         return replace(parent, pattern=parent.pattern + self.pattern * self.steps)
 
     def extend_member(self, parent: Parent, member: Subnet) -> Subnet:
-        """A member with these layers; without them where no layer of the member gives their widths."""
+        """A member with these layers appended; unchanged if it has no layer of their kind to give the widths."""
         whole = self.extend(parent)
         widest = largest((layer.type, layer.widths) for layer in member.layers)
         types = [*enumerate(whole.types)][parent.num_layers :]
@@ -73,10 +73,10 @@ class Prediction:
         return Subnet(member.hidden, (*member.layers, *more)).validate(whole)
 
     def tensors(self, parent: Parent, member: Subnet) -> list[Tensor]:
-        """Their tensors in a member, in storage order; see `layout.tensors`."""
-        whole, own, size, out = self.extend(parent), self.extend_member(parent, member), len(self.pattern), []
+        """Tensors of these layers in a member, in storage order; see `layout.tensors`."""
+        whole, extended, size, out = self.extend(parent), self.extend_member(parent, member), len(self.pattern), []
         first = len(member.layers)
-        for t in tensors(whole, own):
+        for t in tensors(whole, extended):
             if t.layer is None or t.layer.index < parent.num_layers:
                 continue
             at = t.layer.index - parent.num_layers
@@ -84,17 +84,17 @@ class Prediction:
             if not out or out[-1].layer != t.layer:
                 for row in (*(_START if place == 0 else ()), *(_END if place == size - 1 else ())):
                     hf, megatron = named(row.hf, at), named(row.megatron, step)
-                    out.append(Tensor(row, t.layer, hf, megatron, shape(whole, row, own)))
+                    out.append(Tensor(row, t.layer, hf, megatron, shape(whole, row, extended)))
             inner = f"mtp.layers.{step}.mtp_model_layer.layers.{place}."
             hf = t.hf.replace(named(HF_LAYER, first + at), named(_STEP, at), 1)
             out.append(replace(t, hf=hf, megatron=t.megatron.replace(named(MEGATRON_LAYER, first + at), inner, 1)))
         return out
 
     def parameters(self, parent: Parent, member: Subnet) -> int:
-        """How many parameters they have in a member; no budget counts them."""
+        """Number of parameters of these layers in a member; budgets do not count them."""
         return sum(math.prod(t.shape) for t in self.tensors(parent, member))
 
 
 def all_tensors(parent: Parent, member: Subnet, prediction: Prediction | None) -> list[Tensor]:
-    """All tensors of a member in storage order, those of layers that predict further tokens last."""
+    """All tensors of a member in storage order, MTP layers last."""
     return tensors(parent, member) + ([] if prediction is None else prediction.tensors(parent, member))

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""BlockedPrefix: every nested width is "the first k/B of each of B equal blocks".
+"""BlockedPrefix: a nested width k keeps the first k/B channels of each of B equal blocks.
 
-This is the only module that computes an index. `BlockedPrefix` describes one axis, `Selection` one dimension of a
-tensor: a concatenation of parts, each part a grid of factors of which a prefix is kept ([z | x | B | C | dt] of a
-Mamba input projection, [q | k | v] interleaved by key-value group of an attention one). Works on numpy and torch.
+This is the only module that computes an index. `BlockedPrefix` describes one axis. `Selection` describes one dimension
+of a tensor: concatenated parts, each a grid of factors that keeps a prefix of every factor ([z | x | B | C | dt] of
+Mamba's input projection, [q | k | v] of attention's, interleaved by key-value group). Works on numpy and torch.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ class BlockedPrefix:
     """An axis of `size` channels in `blocks` equal blocks; a width k keeps the first k/blocks of each block.
 
     Attributes:
-        size, blocks: as said.
+        size: channels of the full axis.
+        blocks: number of equal blocks.
         name: of the axis, for errors.
-        least: no width is below it.
-        even: every width is a multiple of it, too.
+        least: smallest width.
+        multiple_of: further divisor of every width.
     """
 
     size: int
     blocks: int = 1
     name: str = "width"
     least: int = 1
-    even: int = 1
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         if self.blocks < 1 or self.size < 1 or self.size % self.blocks:
@@ -48,8 +49,8 @@ class BlockedPrefix:
 
     @property
     def unit(self) -> int:
-        """What every width is a multiple of."""
-        return math.lcm(self.blocks, self.even)
+        """Granularity: every width is a multiple of it."""
+        return math.lcm(self.blocks, self.multiple_of)
 
     def check(self, k: int) -> int:
         """Return `k` if it is a width of this axis, else raise `ElasticError`."""
@@ -62,7 +63,7 @@ class BlockedPrefix:
         return k
 
     def grid(self, k: int) -> Grid:
-        """Factors (blocks, size/blocks) with (blocks, k/blocks) kept."""
+        """Factors (blocks, size/blocks), with (blocks, k/blocks) kept for width `k`."""
         self.check(k)
         return Grid((self.blocks, self.size // self.blocks), (self.blocks, k // self.blocks))
 
@@ -82,7 +83,7 @@ class BlockedPrefix:
 
 @dataclass(frozen=True)
 class Grid:
-    """A part of a dimension: the row-major product of factors `shape`, of which the prefix `kept` of each stays."""
+    """A part of a dimension: the row-major product of factors `shape` that keeps the prefix `kept` of each factor."""
 
     shape: tuple[int, ...]
     kept: tuple[int, ...]
@@ -132,10 +133,10 @@ ONE = Grid((1,), (1,))
 
 @dataclass(frozen=True)
 class Selection:
-    """What a width keeps of one tensor dimension: parts side by side, once for each position of `outer`.
+    """The kept positions of one tensor dimension: concatenated parts, repeated for each position of `outer`.
 
-    An outer grid of several positions interleaves the parts block by block, as Megatron's fused query-key-value
-    projection does.
+    An outer grid of several positions interleaves the parts block by block, as in Megatron's fused query-key-value
+    projection.
     """
 
     parts: tuple[Grid, ...]
@@ -174,7 +175,7 @@ class Selection:
 
     @cached_property
     def is_prefix(self) -> bool:
-        """True where the kept channels are one run from zero: a slice is then a view."""
+        """Whether the kept channels are one run from zero, so that a slice is a view."""
         return len(self.runs) == 1 and self.runs[0][0] == 0
 
     def mask(self) -> np.ndarray:
@@ -185,7 +186,7 @@ class Selection:
 
     @cached_property
     def _rows(self) -> dict[Any, Array]:
-        """The kept positions as an index tensor, by device."""
+        """Device -> kept positions as an index tensor; filled by `take`."""
         return {}
 
     def take(self, t: Array, dim: int = 0) -> Array:
@@ -224,10 +225,10 @@ class Selection:
                 src, dst = src + part.kept_size, dst + part.size
 
     def in_blocks(self, n: int) -> Selection | None:
-        """What stays in blocks of `n` neighbours, as bytes of several numbers and scales have them.
+        """The selection in units of `n` neighbouring channels, such as packed bytes and blocks of scales.
 
         Returns:
-            The selection of blocks; None where some block stays in part.
+            The selection of units; None where it would split one.
         """
         if n == 1:
             return self
@@ -241,7 +242,7 @@ class Selection:
         return Selection(tuple(parts))
 
     def shard(self, world: int) -> Selection:
-        """The same on one of `world` tensor-parallel ranks (every rank holds an equal share of every part)."""
+        """The selection on one of `world` tensor-parallel ranks: each has an equal share of every part."""
         if world == 1:
             return self
         if self.outer.size > 1:
@@ -249,7 +250,7 @@ class Selection:
         return Selection(tuple(p.shard(world) for p in self.parts))
 
     def shares(self, world: int) -> np.ndarray:
-        """Positions of the dimension that each tensor-parallel rank holds, in its order: [world, size / world]."""
+        """Positions of the dimension on each tensor-parallel rank, in the rank's order: [world, size / world]."""
         self.shard(world)
         blocks = [self.size] if self.outer.size > 1 else [part.size for part in self.parts]
         starts = np.cumsum([0, *blocks[:-1]])
@@ -263,11 +264,10 @@ Chain = tuple[Selection, ...]
 
 @lru_cache(maxsize=1024)
 def nested_order(chain: Chain) -> np.ndarray | None:
-    """Order of a dimension in which each of several nested selections is a prefix, int64; None: it is so already.
+    """Order of a dimension that makes each of several nested selections a prefix, int64; None if they already are.
 
-    The smallest selection has its channels in the order in which it has them by itself. Within what one selection adds
-    to the next, channels are sorted along the first axis that is cut, so that the widths of that axis which no
-    selection has are prefixes too.
+    The smallest selection's channels stay in their order. The channels that each larger selection adds are sorted
+    along the first axis that is cut, so that widths of that axis between two selections are prefixes, too.
     """
     if all(part.is_full or part.is_prefix for part in chain):
         return None
@@ -279,7 +279,7 @@ def nested_order(chain: Chain) -> np.ndarray | None:
 
 
 def _steps(cuts: Sequence[Grid]) -> np.ndarray:
-    """For each position of a part, its coordinate along the first factor that one of `cuts` cuts; -1: none does."""
+    """For each position of a part, its coordinate along the first factor that `cuts` cut; -1 without one."""
     shape = cuts[0].shape
     for axis, size in enumerate(shape):
         if any(grid.kept[axis] < size for grid in cuts):
@@ -296,6 +296,6 @@ def _concatenate(parts: list[Array], dim: int) -> Array:
         return parts[0]
     if _is_numpy(parts[0]):
         return np.concatenate(parts, dim)
-    import torch  # only reached with torch tensors: the caller has it
+    import torch  # imported here as numpy callers may have no torch
 
     return torch.cat(parts, dim)

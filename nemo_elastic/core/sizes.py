@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes between members: one path of nested shapes from a family's largest member to its smallest.
 
-The members lie on the path, in order. Between two of them the path goes from one to the other in small steps, all axes
-in proportion: step i of the n that an axis has to go comes at (i - 1/2)/n of the way. Each step takes something away
-and adds nothing, so parameters strictly fall, and so does the memory under any `MemorySpec`: the largest shape within
-a limit is found by bisection. Nothing is learned or sampled here: the manifest alone says the path.
+The path passes through the members in order. Between two members all axes shrink in proportion, in small steps: step i
+of an axis with n steps comes at (i - 1/2)/n of the way. As each step only removes something, parameters and memory
+under any `MemorySpec` strictly decrease, and bisection finds the largest shape within a limit. The path follows from
+the manifest alone.
 
-Between two uniform members (one width per axis for all layers) every shape is uniform, too: all layers of a type move
-together, as the plain `nemotron_h` format and vLLM need it. Where layers differ they move one by one.
+Between two uniform members (one width per axis for all layers) every shape is uniform: all layers of a kind shrink
+together, as the plain `nemotron_h` format and vLLM need. Layers of different widths shrink one by one.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from nemo_elastic.core.manifest import Family
 
 __all__ = ["SubnetPath", "path"]
 
-#: in place of a layer's index: all layers of the type, or the model
+#: stands for a layer index: all layers of the kind, or the model
 ALL = -1
-#: a width goes in steps of no more than this share of the parent's
+#: a step is at most 1/FINE of the parent's width
 FINE = 32
-#: axis -> widths that kernels like are its multiples; 8 on the other axes
+#: axis -> multiple that kernels prefer; 8 for the other axes
 ALIGNED = {HIDDEN: 64}
 
 
 @dataclass(frozen=True)
 class _Lane:
-    """What moves together between two members: one axis, of one layer or of all; `start` - i `step` after i moves."""
+    """An axis of one layer, or of all, that shrinks between two members: width `start` - i `step` after i moves."""
 
     axis: str
     layer: int
@@ -57,10 +57,10 @@ class _Segment:
     """The path from one member to the next.
 
     Attributes:
-        parent: whose members they are.
-        upper, lower: the two; lower is nested in upper.
-        lanes: what differs, by axis and then by layer: so ties are settled.
-        dropped: layers that only `upper` has, in the order in which they go.
+        parent: of both members.
+        upper, lower: the two members; lower is nested in upper.
+        lanes: differing axes, ordered by axis and layer, which breaks ties.
+        dropped: layers that only `upper` has, in the order in which they are dropped.
     """
 
     parent: Parent
@@ -81,7 +81,7 @@ class _Segment:
         return sum(len(lane) for lane in self.lanes)
 
     def at(self, step: int) -> Subnet:
-        """The shape after so many steps; 0 is `upper`, the last is `lower`."""
+        """The shape after `step` steps: 0 is `upper`, the last is `lower`."""
         counts = np.bincount(self.moves[:step], minlength=len(self.lanes)).tolist()
         moved = {(x.axis, x.layer): x.start - n * x.step for x, n in zip(self.lanes, counts, strict=True) if n}
         kept = moved.pop((DEPTH, ALL), len(self.upper.layers))
@@ -90,7 +90,7 @@ class _Segment:
         return Subnet(moved.get((HIDDEN, ALL), self.upper.hidden), layers)
 
     def _moved(self, layer: Layer, moved: dict[tuple[str, int], int]) -> Layer:
-        # a layer that is about to go may be narrower than the others: it never grows
+        # a layer that is dropped later may already be narrower: it must not grow
         choices = {
             axis: min(choice, moved.get((axis, layer.index), moved.get((axis, ALL), choice)))
             for axis, choice in self.parent.choices(layer).items()
@@ -99,23 +99,23 @@ class _Segment:
 
 
 class SubnetPath(Sequence[Subnet]):
-    """Nested shapes down to the smallest member, each cheaper than the one before. See `sizes`.
+    """Nested shapes down to the smallest member, each cheaper than the one before; see the module.
 
     Args:
-        family: Whose path it is.
-        segments: From each of its members to the next.
-        held: Give the rest of the path that lies inside this shape alone; all of it when None.
+        family: Gives the members.
+        segments: From each member to the next.
+        inside: Only the shapes inside this one; all when None.
     """
 
-    def __init__(self, family: Family, segments: Iterable[_Segment], held: Subnet | None = None) -> None:
+    def __init__(self, family: Family, segments: Iterable[_Segment], inside: Subnet | None = None) -> None:
         self.family = family
         self._segments = tuple(segments)
         #: place of each member on the path
         self._starts = (0, *accumulate(len(s) for s in self._segments))
-        #: place of the first shape that is given; each lies inside the one before it, so those inside `held` are last
+        #: place of the first shape inside `inside`; all later ones are nested in it
         self._first = 0
-        if held is not None:
-            self._first = bisect_left(range(len(self)), True, key=lambda i: self[i] <= held)
+        if inside is not None:
+            self._first = bisect_left(range(len(self)), True, key=lambda i: self[i] <= inside)
 
     def __len__(self) -> int:
         return self._starts[-1] + 1 - self._first
@@ -125,7 +125,7 @@ class SubnetPath(Sequence[Subnet]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Subnet, ...]: ...
     def __getitem__(self, index: int | slice) -> Subnet | tuple[Subnet, ...]:
-        """Give one shape, made when it is asked for, or several."""
+        """Compute one shape, or several."""
         if isinstance(index, slice):
             return tuple(self[i] for i in range(len(self))[index])
         at = self._first + range(len(self))[index]  # negative indices and the IndexError
@@ -145,7 +145,7 @@ class SubnetPath(Sequence[Subnet]):
         """Place of the largest shape whose cost is at most `limit`; None if the smallest member costs more.
 
         Args:
-            limit: Parameters, or whatever `cost` counts.
+            limit: Number of parameters, or an amount of `cost`.
             cost: Function of a Subnet that never rises from a shape to one nested in it; parameters when None.
         """
         price = cost or self._parameters
@@ -156,20 +156,20 @@ class SubnetPath(Sequence[Subnet]):
         return parameters(self.family.parent, subnet)
 
 
-def path(family: Family, held: Subnet | None = None) -> SubnetPath:
+def path(family: Family, inside: Subnet | None = None) -> SubnetPath:
     """The path of a family. The same manifest gives the same path.
 
-    Widths move in equal steps that reach every choice of the axis (`Family.axes`) and both members, hold whole blocks,
-    and are no larger than 1/32 of the parent's width where multiples of 8 (64 channels of the residual stream) allow
-    that. Layers go one at a time, in the family's drop order, else the last first. A layer that goes is cut like the
-    others until then.
+    Widths shrink in equal steps that reach every choice of the axis (`Family.axes`) and both members, keep whole
+    blocks, and are at most 1/32 of the parent's width where multiples of 8 (64 for the residual stream) allow it.
+    Layers are dropped one at a time, in the family's drop order, else the last first, and shrink like the others until
+    then.
 
     Args:
-        family: Its axes, members and drop order count.
-        held: A member of the parent, on the path or not: the rest of the path inside it is given. Empty where not even
-            the smallest member lies inside.
+        family: Gives axes, members and drop order.
+        inside: A shape of the parent, on the path or not: the part of the path inside it. Empty if the smallest member
+            is not inside.
     """
-    return SubnetPath(family, (_segment(family, a.subnet, b.subnet) for a, b in pairwise(family.members)), held)
+    return SubnetPath(family, (_segment(family, a.subnet, b.subnet) for a, b in pairwise(family.members)), inside)
 
 
 def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:
@@ -180,7 +180,7 @@ def _segment(family: Family, upper: Subnet, lower: Subnet) -> _Segment:
 
 
 def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lane]:
-    """Lanes of one axis, those that need not move included."""
+    """Lanes of one axis, also those of length 0."""
     if axis == DEPTH:
         return [_Lane(axis, ALL, len(upper.layers), len(lower.layers), 1)]
     if axis == HIDDEN:
@@ -199,7 +199,7 @@ def _lanes(family: Family, axis: str, upper: Subnet, lower: Subnet) -> list[_Lan
 
 
 def _step(common: int, size: int, unit: int) -> int:
-    """Largest divisor of `common` that is at most 1/32 of `size`, in whole units as far as `common` has them."""
+    """Largest divisor of `common` that is at most 1/32 of `size`, a multiple of `unit` if `common` is one."""
     unit = gcd(common, unit)
     most = max(unit, size // FINE)
     return max(unit * n for n in range(1, common // unit + 1) if common // unit % n == 0 and unit * n <= most)

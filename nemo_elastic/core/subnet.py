@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layer and Subnet: one member of a family, immutable, hashable, JSON-able.
 
-`a <= b` is nesting: every tensor of a is a blocked prefix of b's.
+`a <= b` is nesting: every tensor of a is a blocked prefix of the one in b.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Layer:
     Attributes:
         index: in the parent.
         type: name of its kind.
-        widths: axis -> width, of every axis of its kind.
+        widths: axis -> width, for every axis of its kind.
     """
 
     index: int
@@ -46,12 +46,12 @@ class Layer:
         return all(width <= theirs[axis] for axis, width in self.widths.items())
 
     def to_json(self) -> dict[str, Any]:
-        own = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
-        return {"index": self.index, "type": self.type, **own}
+        widths = {axis.field: self.widths[axis.name] for axis in KINDS[self.type].axes if axis.name in self.widths}
+        return {"index": self.index, "type": self.type, **widths}
 
     @classmethod
     def from_json(cls, data: Any, field: str) -> Layer:
-        """Read what `to_json` wrote; whether it fits a parent is for `Subnet.validate` to say."""
+        """Read what `to_json` wrote; `Subnet.validate` checks it against a parent."""
         if not isinstance(data, Mapping):
             raise bad(field, data, "a mapping with index, type and the widths of its kind")
         for key in ("index", "type"):
@@ -63,13 +63,13 @@ class Layer:
         named = {axis.field: axis.name for axis in kind.axes}
         known_names(("index", "type", *named), data, field)
         for key, axis in named.items():
-            if key not in data and axis in kind.of(()).widths:
+            if key not in data and axis in kind.variant(()).widths:
                 raise ElasticError(f"{field}.{key}: missing")
         return cls(data["index"], kind.name, {axis: data[key] for key, axis in named.items() if key in data})
 
 
 class Shape(Protocol):
-    """What a member is checked against: a `Parent`."""
+    """Interface of `Parent` for checks of members."""
 
     @property
     def num_layers(self) -> int: ...
@@ -98,7 +98,7 @@ class Subnet:
         if not self.layers:
             raise ElasticError("subnet.layers: [] is not allowed; at least one layer must stay")
         last = -1
-        right: set[tuple[str, Mapping[str, int]]] = set()  # most layers have the widths of others
+        right: set[tuple[str, Mapping[str, int]]] = set()  # most layers have equal widths
         for i, layer in enumerate(self.layers):
             where = f"subnet.layers[{i}]"
             index = layer.index
@@ -109,7 +109,7 @@ class Subnet:
             kind = parent.kind(layer.type)
             if set(layer.widths) != set(kind.widths):
                 raise bad(f"{where}.widths", dict(layer.widths), f"a {kind.name} layer has {', '.join(kind.widths)}")
-            whole = all(type(width) is int for width in layer.widths.values())  # else it may have no hash
+            whole = all(type(width) is int for width in layer.widths.values())  # other values may be unhashable
             if not whole or (layer.type, layer.widths) not in right:
                 for axis in sorted(kind.axes, key=lambda axis: axis.name in kind.nested):  # blocks come first
                     prefix = parent.axis(axis.name, layer.widths)
@@ -119,7 +119,7 @@ class Subnet:
         return self
 
     def __le__(self, other: Subnet) -> bool:
-        """Nested: this member can be cut out of `other`."""
+        """Whether this member is nested in `other`, so that it can be cut out of it."""
         larger = other.by_index
         return self.hidden <= other.hidden and all(x.index in larger and x <= larger[x.index] for x in self.layers)
 
@@ -142,7 +142,7 @@ class Subnet:
 
     @property
     def is_uniform(self) -> bool:
-        """Every layer of a kind has the same widths: a plain `nemotron_h` config can describe it."""
+        """Whether all layers of a kind have the same widths, as a plain `nemotron_h` config needs."""
         return len({(layer.type, layer.widths) for layer in self.layers}) == len({x.type for x in self.layers})
 
     def to_json(self) -> dict[str, Any]:
@@ -161,15 +161,15 @@ class Subnet:
 
 
 def largest(layers: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, int]:
-    """The smallest widths within which all layers lie: those of a parent of their own.
+    """The smallest widths that contain all layers: sizes of a parent made from them.
 
     Args:
-        layers: type and widths of each.
+        layers: kind and widths of each.
     """
     widths_of: dict[str, list[Mapping[str, int]]] = {}
     for kind, widths in layers:
         widths_of.setdefault(kind, []).append(widths)
-    return {axis: n for kind, own in widths_of.items() for axis, n in KINDS[kind].mix(max, own).items()}
+    return {axis: n for kind, several in widths_of.items() for axis, n in KINDS[kind].mix(max, several).items()}
 
 
 def intersect(a: Subnet, b: Subnet) -> Subnet:

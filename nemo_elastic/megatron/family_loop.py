@@ -129,7 +129,7 @@ class FamilyLoop:
         self._sums = []
         names = [b.name for b in self.family.config.budgets]
         choices: list[Choice] = [None, *self.family.members.get()[1:]]
-        self.heldout.begin(names[: len(choices)], choices, taught=self.host.frozen is not None)
+        self.heldout.begin(names[: len(choices)], choices, has_teacher=self.host.frozen is not None)
 
     def valid_batch(self, batch: dict[str, Any]) -> torch.Tensor:
         """A micro-batch of `heldout.next`: its member's sums [3] on the last pipeline rank, else hidden states.

@@ -158,7 +158,7 @@ def _key_value_heads(parent: Parent, shards: Sharding) -> int:
     return max(parent.kv_heads, shards.tensor * shards.context)
 
 
-def handed_round(parent: Parent, shards: Sharding) -> float:
+def context_bytes_per_token(parent: Parent, shards: Sharding) -> float:
     """Bytes per token that all-to-alls of a forward pass move among ranks that share sequences, in all layers.
 
     Into Mamba goes [z | x | B | C | dt], into attention queries, keys and values, out of either what it has made.

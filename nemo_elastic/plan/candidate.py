@@ -36,14 +36,14 @@ class Candidate:
     recompute: bool = False
 
     @property
-    def near(self) -> int:
+    def ranks_per_layer(self) -> int:
         """Ranks that exchange something in every layer."""
         return self.shards.tensor * self.shards.context
 
     @property
     def data(self) -> int:
         """Data-parallel size."""
-        return self.run.gpus // (self.near * self.pipeline)
+        return self.run.gpus // (self.ranks_per_layer * self.pipeline)
 
     @property
     def micro_batches(self) -> int:

@@ -137,33 +137,33 @@ def why_not(candidate: Candidate) -> str | None:
             return f"TP {tensor} does not divide the {blocks} blocks of {axis.name}"
     if parent.vocab % tensor:
         return f"TP {tensor} does not divide the vocabulary of {parent.vocab}"
-    near, apart = candidate.near, _why_not_near(candidate)
+    ranks_per_layer, apart = candidate.ranks_per_layer, _why_not_in_a_node(candidate)
     if apart is not None:
         return apart
     if parent.num_layers % pipeline:
         return f"PP {pipeline} does not divide {parent.num_layers} layers"
-    if run.gpus % (near * pipeline):
+    if run.gpus % (ranks_per_layer * pipeline):
         return f"TP {tensor} x CP {context} x PP {pipeline} does not divide {run.gpus} GPUs"
     data = candidate.data
-    if near * data % expert:
-        return f"EP {expert} does not divide the {near * data} ranks of a stage"
+    if ranks_per_layer * data % expert:
+        return f"EP {expert} does not divide the {ranks_per_layer * data} ranks of a stage"
     if dealt and tensor > 1 and not _sequence_divides(candidate):
         return f"TP {tensor} does not divide the length, and with experts it needs sequence parallelism"
     if run.global_batch % (run.micro_batch * data):
         return f"{data} data-parallel ranks x {run.micro_batch} do not divide the global batch {run.global_batch}"
     if run.kernels:
         try:
-            check_widths(parent, config.resolve_axes(parent), near)
+            check_widths(parent, config.resolve_axes(parent), ranks_per_layer)
         except ElasticError as error:
             return error.message
     return None
 
 
-def _why_not_near(candidate: Candidate) -> str | None:
+def _why_not_in_a_node(candidate: Candidate) -> str | None:
     """What forbids ranks that exchange something in every layer."""
-    run, near = candidate.run, candidate.near
+    run, ranks_per_layer = candidate.run, candidate.ranks_per_layer
     tensor, context = candidate.shards.tensor, candidate.shards.context
-    if near > run.node or (run.gpus > run.node and run.node % near):
+    if ranks_per_layer > run.node or (run.gpus > run.node and run.node % ranks_per_layer):
         return f"TP {tensor}{f' x CP {context}' if context > 1 else ''} leaves a node of {run.node} GPUs"
     if context > 1 and run.seq_length % (2 * context):
         return f"2 x CP {context} does not divide the length"
@@ -185,16 +185,16 @@ def why_not_context(parent: Parent, axes: Mapping[str, AxisConfig], tensor: int,
     if context == 1:
         return None
     for kind in parent.kinds:
-        if kind.along is None:
+        if kind.cp_axis is None:
             continue
-        heads = kind.axis[kind.along]
+        heads = kind.axis[kind.cp_axis]
         assert heads.blocks is not None
         whole = parent.size(heads.blocks)
         for blocks in _choices(parent, axes, heads.blocks):
             own = blocks // tensor
             if own % context == 0:
                 continue
-            if not kind.halved or context % own:
+            if not kind.cp_splits_groups or context % own:
                 return f"CP {context} does not divide {own} {heads.block_words} of a rank"
             for choice in _choices(parent, axes, heads.name):
                 count = choice * blocks // whole // tensor

@@ -114,18 +114,18 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
     and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
     """
-    taught, chunk = distill.has_teacher, min(distill.chunk_tokens, tokens)
+    has_teacher, chunk = distill.has_teacher, min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
     # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
-    ways = [distill.of(way) for way in {taught, distill.teacher == "frozen"}]
+    ways = [distill.of(way) for way in {has_teacher, distill.teacher == "frozen"}]
     copies = 1 + max(sum(TERMS[name].copies for name in way) for way in ways)
-    logits = (1 + taught) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
+    logits = (1 + has_teacher) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
     head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)
-    gathered = (1 + taught) * HALF * chunk * parent.hidden if shards.sequence else 0.0
-    return (1 + taught) * own + SINGLE * head + max(logits + gathered, HALF * head + own)
+    gathered = (1 + has_teacher) * HALF * chunk * parent.hidden if shards.sequence else 0.0
+    return (1 + has_teacher) * own + SINGLE * head + max(logits + gathered, HALF * head + own)
 
 
-def handed_over(
+def stage_input_bytes(
     parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding, recompute: bool
 ) -> float:
     """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
@@ -224,7 +224,7 @@ def stage_memory(candidate: Candidate, stage: PipelineStage) -> Memory:
     replicas = shards.tensor * data / shards.expert
     in_flight = min(candidate.pipeline - stage.index, candidate.micro_batches)
     how: Any = {"recompute": candidate.recompute, "gated": candidate.gated > 0, "kernels": candidate.run.kernels}
-    per_token = handed_over(parent, stage, distill, shards, candidate.recompute)
+    per_token = stage_input_bytes(parent, stage, distill, shards, candidate.recompute)
     per_token += saved(parent, stage.kinds, shards, **how, first=stage.first, last=stage.last)
     weights = sum(width(row) * n for row, _, n in _local(parent, stage, shards.tensor, shards.expert))
     return Memory(

@@ -19,7 +19,7 @@ from nemo_elastic.core.kinds.moe import MOE, TOP_K
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.search import Space, uniform_family
 
-from .activations import HALF, handed_round, routed_input
+from .activations import HALF, context_bytes_per_token, routed_input
 from .candidate import Candidate
 from .machine import EFFICIENCY, EXPERT_EFFICIENCY, GPUS, SLOW, SUMS, Gpu
 from .memory import local_experts, local_parameters, stages
@@ -142,7 +142,7 @@ def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
     return largest / mean
 
 
-def passed_on(candidate: Candidate) -> float:
+def stage_output_bytes(candidate: Candidate) -> float:
     """Bytes that a rank gives to the next stage for a micro-batch; as many come back in its backward pass.
 
     The student's hidden states, and with a teacher those of the teacher beside them (`megatron.megatron_host`).
@@ -153,7 +153,7 @@ def passed_on(candidate: Candidate) -> float:
     )
 
 
-def dispatched(candidate: Candidate) -> float:
+def expert_bytes(candidate: Candidate) -> float:
     """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
 
     Of every token of its own and every choice an all-to-all sends what the expert reads, and another one the result
@@ -170,16 +170,16 @@ def dispatched(candidate: Candidate) -> float:
     )
 
 
-def exchanged(candidate: Candidate) -> float:
+def context_bytes(candidate: Candidate) -> float:
     """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
 
-    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes as in `dispatched`.
+    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes as in `expert_bytes`.
     """
     c, run = candidate.shards.context, candidate.run
     if c == 1:
         return 0.0
     tokens = run.seq_length * run.micro_batch / c
-    return candidate.passes * handed_round(candidate.parent, candidate.shards) * tokens * (c - 1) / c
+    return candidate.passes * context_bytes_per_token(candidate.parent, candidate.shards) * tokens * (c - 1) / c
 
 
 def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
@@ -198,7 +198,7 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     rate = EXPERT_EFFICIENCY if MOE in candidate.parent.types else EFFICIENCY
     products = work.total / (run.gpus * gpu.flops * rate)
     link = gpu.network if run.gpus > run.node else gpu.nvlink
-    between = 2 * passed_on(candidate) * candidate.micro_batches / link if pipeline > 1 else 0.0
+    between = 2 * stage_output_bytes(candidate) * candidate.micro_batches / link if pipeline > 1 else 0.0
     busy = (products + _inside_layers(candidate, gpu)) * waiting + between
     return busy * (1 + (pipeline - 1) / candidate.micro_batches) + reduction(candidate, link)
 
@@ -224,18 +224,17 @@ def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
     """Time of the collectives of all layers.
 
     Tensor parallelism moves the residual stream (`streams`): a ring all-gather or reduce-scatter sends (t-1)/t of it,
-    an all-reduce twice that. Ranks that share sequences,
-    which are in one node, exchange positions for heads (`exchanged`). Tokens travel to experts (`dispatched`), inside
-    a node where the expert-parallel group fits one.
+    an all-reduce twice that. Context-parallel ranks, all in one node, exchange positions for heads (`context_bytes`).
+    Tokens are sent to experts (`expert_bytes`), inside a node if the expert-parallel group fits one.
     """
     parent, run, shards, passes = candidate.parent, candidate.run, candidate.shards, streams(candidate)
     t, pipeline = shards.tensor, candidate.pipeline
     stream = HALF * parent.hidden * run.seq_length * run.micro_batch / shards.context * (t - 1) / t
     time = candidate.micro_batches * passes * (parent.num_layers / pipeline + 1) * stream / gpu.nvlink
-    time += candidate.micro_batches * exchanged(candidate) / pipeline / gpu.nvlink
-    near = run.gpus <= run.node or run.node % shards.expert == 0
-    sent = dispatched(candidate) / pipeline
-    return time + candidate.micro_batches * sent / (gpu.nvlink if near else gpu.network)
+    time += candidate.micro_batches * context_bytes(candidate) / pipeline / gpu.nvlink
+    in_node = run.gpus <= run.node or run.node % shards.expert == 0
+    sent = expert_bytes(candidate) / pipeline
+    return time + candidate.micro_batches * sent / (gpu.nvlink if in_node else gpu.network)
 
 
 def reduction(candidate: Candidate, link: float) -> float:

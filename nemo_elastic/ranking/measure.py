@@ -64,15 +64,15 @@ def rank(
     """
     measuring = _Measuring(model, parent, options, reduce, shards, together)
     with torch.no_grad():
-        measuring.look(batches, progress)
+        measuring.add_batches(batches, progress)
         scores, basis = measuring.scores()
         if measuring.depth is None:
             depth, depth_scores = by_score(scores["depth"])
         else:
             depth, depth_scores = iterative_mse(measuring.depth, options.depth_exact, _rounds(progress))
     orders = make_orders(parent, scores)
-    seen = {**measuring.seen(), **(provenance or {})}
-    return Ranking(parent, orders, scores, depth, depth_scores, options, seen, basis)
+    measured = {**measuring.counts(), **(provenance or {})}
+    return Ranking(parent, orders, scores, depth, depth_scores, options, measured, basis)
 
 
 class _Measuring:
@@ -97,7 +97,7 @@ class _Measuring:
         self.told = 0
         self.device = torch.device("cpu")
 
-    def look(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
+    def add_batches(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
         """Every batch through the model."""
         waiting: list[tuple[Rows, bool]] = []
         for number, batch in enumerate(batches):
@@ -127,10 +127,10 @@ class _Measuring:
             return values
         return self.reduce(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
-    def seen(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """How many sequences and tokens all ranks have looked at, and where not all count, how many do."""
-        seen = map(int, self._sum([self.samples, self.tokens, self.counted]))
-        figures: dict[str, int] = dict(zip(("samples", "tokens", "counted"), seen, strict=True))
+        summed = map(int, self._sum([self.samples, self.tokens, self.counted]))
+        figures: dict[str, int] = dict(zip(("samples", "tokens", "counted"), summed, strict=True))
         if figures["counted"] == figures["tokens"]:
             del figures["counted"]
         return figures

@@ -153,16 +153,16 @@ class Ranking:
     def trivial(cls, parent: Parent) -> Ranking:
         """Storage order as importance, last layers dropped first: what an unranked parent amounts to."""
         depth = tuple(range(parent.num_layers - 1, -1, -1))
-        orders = identity(parent)
+        orders = storage_orders(parent)
         scores = {name: np.zeros(o.shape) for name, o in orders.items()}
         return cls(parent, orders, scores, depth, (None,) * len(depth), provenance={"trivial": True})
 
     @classmethod
-    def of_stream(cls, parent: Parent, order: np.ndarray) -> Ranking:
+    def of_hidden_order(cls, parent: Parent, order: np.ndarray) -> Ranking:
         """An order of the residual stream; everything else stays where it is stored, in whatever blocks."""
-        still = cls.trivial(parent)
-        orders, scores = unmoved(parent)
-        return replace(still, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
+        in_place = cls.trivial(parent)
+        orders, scores = orders_in_place(parent)
+        return replace(in_place, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
 
     @cached_property
     def digest(self) -> str:
@@ -333,27 +333,27 @@ def shape(parent: Parent, axis: str) -> tuple[int, ...]:
     return (size,) if each is None else (parent.axis(each).size, size)
 
 
-def identity(parent: Parent) -> dict[str, np.ndarray]:
+def storage_orders(parent: Parent) -> dict[str, np.ndarray]:
     """Orders that leave heads where they are, and with one FFN stripe everything else, too."""
     return {name: _each(np.zeros(shape(parent, axis)), _groups(parent, axis)) for name, axis, _ in names(parent)}
 
 
-def unmoved(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def orders_in_place(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Orders by which nothing moves in storage, and scores of which they, and those of blocks, are the orders."""
     orders: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
     for name, axis, layer in names(parent):
-        orders[name] = np.broadcast_to(_still(parent, axis), shape(parent, axis)).copy()
+        orders[name] = np.broadcast_to(_order_in_place(parent, axis), shape(parent, axis)).copy()
         scores[name] = np.zeros(orders[name].shape)
         blocks = {} if layer is None else parent.kind(parent.types[layer]).nested
         if axis in blocks:  # blocks that lie in blocks themselves
             each = np.empty(parent.size(blocks[axis]))
-            each[_still(parent, blocks[axis])] = np.arange(len(each), 0, -1)
+            each[_order_in_place(parent, blocks[axis])] = np.arange(len(each), 0, -1)
             scores[name] = each.repeat(len(scores[name]) // len(each))
     return orders, scores
 
 
-def _still(parent: Parent, axis: str) -> np.ndarray:
+def _order_in_place(parent: Parent, axis: str) -> np.ndarray:
     """The order that `BlockedPrefix.order_to_layout` leaves where it is."""
     own = parent.axis(axis)
     return np.arange(own.size).reshape(own.blocks, -1).T.reshape(-1)

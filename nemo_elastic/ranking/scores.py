@@ -187,8 +187,8 @@ class Statistics:
 
     def _counts(self, site: str, layer: int) -> str | None:
         """The site that says how often the channels of a site were in use, itself for such a one; None for others."""
-        counted = self.parent.kind(self.parent.types[layer]).counted if layer >= 0 else {}
-        return site if site in counted.values() else counted.get(site)
+        use_counts = self.parent.kind(self.parent.types[layer]).use_counts if layer >= 0 else {}
+        return site if site in use_counts.values() else use_counts.get(site)
 
     def _residual(self, site: str, layer: int, activation: torch.Tensor) -> None:
         if self.moments is not None and (site == "layer_in" or layer == self.parent.num_layers - 1):
@@ -288,7 +288,7 @@ class Statistics:
             out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
             own = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
-            own |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.counted.values()}
+            own |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.use_counts.values()}
             out |= {f"{axis}.{i}": scores for axis, scores in own.items()}
         if self.options.depth == "cosine":
             out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])

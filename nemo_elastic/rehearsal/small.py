@@ -16,7 +16,7 @@ from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM
 from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, SHARED_FFN
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN
-from nemo_elastic.core.limits import LATENCY, RATIO
+from nemo_elastic.core.limits import LatencyLimit, RatioLimit
 from nemo_elastic.core.precision import BLOCK, NVFP4
 from nemo_elastic.plan import NODE
 
@@ -76,8 +76,8 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
     if config.distill.quantize == NVFP4:  # whole blocks, as the recipe's own widths have
         multiple |= {name: math.lcm(multiple.get(name, 1), BLOCK) for name in OF_BLOCKS}
     for kind in parent.kinds:  # heads of one block that context-parallel ranks, those of a node at most, share out
-        if kind.along is not None and kind.halved:
-            multiple[kind.along] = math.lcm(multiple.get(kind.along, 1), max(1, NODE // blocks[kind.along]))
+        if kind.cp_axis is not None and kind.cp_splits_groups:
+            multiple[kind.cp_axis] = math.lcm(multiple.get(kind.cp_axis, 1), max(1, NODE // blocks[kind.cp_axis]))
     less = {
         name: _narrower(choices[name], own, by.least.get(name, 1), multiple.get(name, 1))
         for name, own in blocks.items()
@@ -114,10 +114,10 @@ def _same_share(budget: Budget, parent: Parent, small: Parent) -> Budget:
     if budget.is_parent:
         return budget
     same: dict[str, Any] = {}
-    for x in sorted(budget.limits, key=lambda x: x.kind is LATENCY):
+    for x in sorted(budget.limits, key=lambda x: isinstance(x, LatencyLimit)):
         share = x.share_of(parent)
-        if x.kind is LATENCY:
-            same |= {RATIO.field: min(share, same.get(RATIO.field, 1.0)), LATENCY.field: None}
+        if isinstance(x, LatencyLimit):
+            same |= {RatioLimit.field: min(share, same.get(RatioLimit.field, 1.0)), x.field: None}
         else:
-            same[x.kind.field] = x.kind.moved(x.value, share * x.cost(small, small.full))
+            same[x.field] = x.moved(share * x.cost(small, small.full))
     return replace(budget, **same)

@@ -109,7 +109,7 @@ def project(
         )
         member = space.decode(fitted)
     several = price.limits if len(price.limits) > 1 else ()
-    limits = {x.limit.kind.field: {"target": x.target, "raw_cost": x(raw), "cost": x(member)} for x in several}
+    limits = {x.limit.field: {"target": x.target, "raw_cost": x(raw), "cost": x(member)} for x in several}
     return Projection(budget.name, raw, member, price.target, price(raw), price(member), nested, limits)
 
 

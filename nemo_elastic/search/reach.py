@@ -22,7 +22,7 @@ def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> 
         config.targets(parent)
         for budget in config.budgets:
             for limit in budget.limits:
-                own = Budget(budget.name, **{limit.kind.field: limit.value})
+                own = Budget(budget.name, **{limit.field: limit.value})
                 Space(parent, axes, _heaviest_first(parent, axes, limit)).check_budgets([own])
     return parent
 

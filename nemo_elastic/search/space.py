@@ -46,8 +46,8 @@ def keep_attention(parent: Parent, drop_order: Sequence[int], number: int) -> tu
         drop_order: layers from least to most important; those that it does not name are never dropped.
         number: attention layers to keep, or all that the parent has.
     """
-    named = [i for i in drop_order if i in parent.recalling]
-    safe = len(parent.recalling) - len(named)
+    named = [i for i in drop_order if i in parent.attention_layers]
+    safe = len(parent.attention_layers) - len(named)
     last = named[max(0, safe + len(named) - number) :] if number > safe else []
     return (*(i for i in drop_order if i not in last), *last)
 
@@ -404,9 +404,9 @@ class Price:
                 f"({least / limit.whole:.4g} of the parent); raise it or add smaller choices",
             )
         if short:
-            nearest = (f"{x.limit.kind.words(least)} ({least / x.whole:.4g} of the parent)" for x, least in short)
+            nearest = (f"{x.limit.words(least)} ({least / x.whole:.4g} of the parent)" for x, least in short)
             raise bad(
                 f"elastic.budgets[{self.budget.name}]",
-                {limit.limit.kind.field: limit.limit.value for limit, _ in short},
+                {limit.limit.field: limit.limit.value for limit, _ in short},
                 f"the nearest that the axes reach are {' and '.join(nearest)}; raise them or add smaller choices",
             )

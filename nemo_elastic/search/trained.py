@@ -39,7 +39,7 @@ def trained_space(family: Family, start: Subnet) -> Space:
 
 def _attention(family: Family) -> int:
     """Attention layers that a shape must keep: one, if every member kept one."""
-    return min(1, *(len(family.parent.recalling.intersection(m.subnet.kept)) for m in family))
+    return min(1, *(len(family.parent.attention_layers.intersection(m.subnet.kept)) for m in family))
 
 
 def _drop_order(family: Family) -> Iterator[int]:

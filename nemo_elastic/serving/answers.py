@@ -91,17 +91,17 @@ class Answer:
         return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() if places else raw
 
 
-_ASKED: ContextVar[Answer | None] = ContextVar("nemo_elastic_asked", default=None)
+_ANSWER: ContextVar[Answer | None] = ContextVar("nemo_elastic_answer", default=None)
 
 
 @contextmanager
-def asked(answer: Answer) -> Iterator[None]:
+def answering(answer: Answer) -> Iterator[None]:
     """Let what vLLM does in the block, and in tasks that begin there, be this answer."""
-    before = _ASKED.set(answer)
+    before = _ANSWER.set(answer)
     try:
         yield
     finally:
-        _ASKED.reset(before)
+        _ANSWER.reset(before)
 
 
 def write_member(output: Any, member: str) -> None:
@@ -114,7 +114,7 @@ def model_name_with(theirs: Callable[..., str]) -> Callable[..., str]:
 
     @wraps(theirs)
     def model_name(self: Any, *more: Any, **named: Any) -> str:
-        answer = _ASKED.get()
+        answer = _ANSWER.get()
         return theirs(self, *more, **named) if answer is None else answer.name
 
     return model_name
@@ -128,16 +128,16 @@ def generate_with(theirs: Callable[..., AsyncIterator[Any]], names: Names) -> Ca
         extra = getattr(sampling_params, "extra_args", None)
         names.from_extra(extra)
         read_budget(extra)
-        outputs, answer = theirs(self, prompt, sampling_params, *more, **named), _ASKED.get()
+        outputs, answer = theirs(self, prompt, sampling_params, *more, **named), _ANSWER.get()
         if answer is None or not answer.is_auto:
             return outputs
         answer.members.append(None)
-        return _heard(outputs, answer.members, len(answer.members) - 1)
+        return _with_reports(outputs, answer.members, len(answer.members) - 1)
 
     return generate
 
 
-async def _heard(outputs: Any, members: list[str | None], place: int) -> AsyncIterator[Any]:
+async def _with_reports(outputs: Any, members: list[str | None], place: int) -> AsyncIterator[Any]:
     """Outputs of one prompt, and what they say of who answers it."""
     async with aclosing(outputs):
         async for output in outputs:

@@ -173,7 +173,7 @@ def prepare_engine(args: Any) -> None:
     args.additional_config = opened[1]
     if current_platform.is_cpu():
         parent = read_shapes(args.model).parent
-        if parent.recalling:
+        if parent.attention_layers:
             _check_heads(parent)
         if args.enable_prefix_caching is None:
             args.enable_prefix_caching = False  # on a CPU this vLLM fails with it on prompts of some hundred tokens

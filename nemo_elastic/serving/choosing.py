@@ -15,7 +15,7 @@ from .calibration import TAIL, Calibration, signals
 from .names import Choice
 
 
-class TailPart(NamedTuple):
+class PromptTail(NamedTuple):
     """What a step reads of the end of a prompt that nobody has chosen a member for. A long prompt comes in parts.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choosing:
             ids, stop = requests[request_id].prompt_token_ids, requests[request_id].num_computed_tokens
             if ids is not None and stop > (tail := max(0, len(ids) - TAIL)):
                 start = max(tail, stop - output.num_scheduled_tokens[request_id])
-                output.undecided[request_id] = TailPart(list(ids[tail:]), len(ids), start - tail, stop - start)
+                output.undecided[request_id] = PromptTail(list(ids[tail:]), len(ids), start - tail, stop - start)
 
     def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
         """Choose; where the smallest member is not enough, its token is dropped."""
@@ -89,7 +89,7 @@ class Choosing:
         self._costs.pop(request_id, None)
 
 
-class Reading:
+class SignalReader:
     """Reads the signals of prompts whose last tokens were read in a step of vLLM's worker."""
 
     def __init__(self, worker: Any) -> None:
@@ -102,7 +102,7 @@ class Reading:
         for gone in getattr(scheduler_output, "finished_req_ids", ()):
             self.tails.pop(gone, None)
         self._signals = {}
-        undecided: Mapping[str, TailPart] = getattr(scheduler_output, "undecided", {})
+        undecided: Mapping[str, PromptTail] = getattr(scheduler_output, "undecided", {})
         for request_id, part in undecided.items():
             runner, model = self.worker.model_runner, self.worker.get_model()
             end = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id] + 1])

@@ -50,7 +50,7 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):  # the start and the end of the server
             await self.app(scope, receive, send)
         elif _needs_no_key(scope):
-            await self.app(scope, again(b"", receive), send)
+            await self.app(scope, replayed(b"", receive), send)
         elif not _has_key(scope):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": _POLICY})
@@ -62,7 +62,7 @@ class Gate:
         else:
             most = Settings.read(scope["app"].state.args.additional_config).max_body
             if (raw := await read_body(scope, receive, most)) is not None:
-                await self.app(scope, again(raw, receive), send)
+                await self.app(scope, replayed(raw, receive), send)
                 return
             message = f"body: larger than {most} bytes, the most that this server takes"
             await refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, more=[_CLOSE])
@@ -99,7 +99,7 @@ async def read_body(scope: Message, receive: Receive, most: float = math.inf) ->
     return None
 
 
-def again(raw: bytes, receive: Receive) -> Receive:
+def replayed(raw: bytes, receive: Receive) -> Receive:
     """Give a body once more; afterwards what the client does, such as going away."""
     given = False
 

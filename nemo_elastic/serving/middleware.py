@@ -14,9 +14,9 @@ from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad
 
-from .answers import Answer, asked
+from .answers import Answer, answering
 from .arguments import NO_TEMPLATE, Settings, open_family, takes_messages
-from .gate import App, Message, Receive, Send, again, path_of, read_body, refuse
+from .gate import App, Message, Receive, Send, path_of, read_body, refuse, replayed
 from .names import AUTO, FIELD, Choice, Names
 from .pairs import BUDGET, check_ends, read_budget
 
@@ -86,11 +86,11 @@ class MemberReader:
             raise ElasticError("vllm_xargs: must be a JSON object")
         if not extra.keys() & {"member", "then"}:
             return self.names.with_cost(choice, extra)
-        asked = self.names.from_extra(extra)
+        given = self.names.from_extra(extra)
         names_nobody = (None, "", *self.names.aliases, *self.names.unlisted)
-        if asked.name != choice.name and body.get("model") not in names_nobody:
-            raise ElasticError(f"vllm_xargs: {asked.name!r} is not allowed; model says {choice.name!r}")
-        return asked
+        if given.name != choice.name and body.get("model") not in names_nobody:
+            raise ElasticError(f"vllm_xargs: {given.name!r} is not allowed; model says {choice.name!r}")
+        return given
 
     def _write(self, choice: Choice, body: dict[str, Any]) -> None:
         if body.get("use_beam_search") and choice.name != self.names.largest:
@@ -130,12 +130,12 @@ class MemberMiddleware:
             await refuse(send, refused.status, refused.message, refused.field)
             return
         if choice is None:
-            await self.app(scope, again(raw, receive), send)
+            await self.app(scope, replayed(raw, receive), send)
             return
         raw = json.dumps(body).encode()
         answer = Answer(choice, body)
-        with asked(answer):
-            await self.app(_of_length(scope, len(raw)), again(raw, receive), answer.naming(send))
+        with answering(answer):
+            await self.app(_of_length(scope, len(raw)), replayed(raw, receive), answer.naming(send))
 
     def _open(self, scope: Message) -> MemberReader:
         if self._reader is None:

@@ -56,7 +56,7 @@ class Fit:
         """Give the `request` of `slice --json`; several limits are a list in it."""
         each = [
             {
-                "option": limit.kind.option,
+                "option": limit.option(),
                 "value": limit.most(self.parent) if isinstance(limit.value, Mapping) else limit.value,
                 "limit": limit.most(self.parent),
                 "below": 1 - limit.share(self.parent, self.subnet),
@@ -69,14 +69,14 @@ class Fit:
 
 def in_words(parent: Parent, limits: Sequence[Limit]) -> str:
     """Limits as they were asked for."""
-    return " and ".join(x.kind.asked(x.value, x.kind.words(x.most(parent))) for x in limits)
+    return " and ".join(x.request(parent) for x in limits)
 
 
 def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limit, ...]:
     """Read limits by their options, as a command line has them: `--memory` 14GiB; None for one that is not given."""
-    kinds = {kind.option: kind for kind in LIMITS.values()}
+    limits = {limit.option(): limit for limit in LIMITS.values()}
     texts = ((option, text) for option, text in given.items() if text is not None)
-    return tuple(Limit(kinds[option], kinds[option].parse(option, text, spec), option) for option, text in texts)
+    return tuple(limits[option](limits[option].parse(option, text, spec), option) for option, text in texts)
 
 
 def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
@@ -86,7 +86,7 @@ def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
     if at is None:
         least = shapes.family.members[-1]
         short = [x for x in limits if x.cost(parent, least.subnet) > x.most(parent)]
-        needed = " and ".join(x.kind.words(x.cost(parent, least.subnet)) for x in short)
+        needed = " and ".join(x.words(x.cost(parent, least.subnet)) for x in short)
         asked = f"{in_words(parent, short)} {'is' if len(short) == 1 else 'are'} too little"
         options = " and ".join(x.name for x in short)
         raise ElasticError(f"{options}: {asked}; the smallest, {least.name}, takes {needed}")

@@ -30,7 +30,7 @@ def sort(source: Checkpoint, parent: Parent, ranking: Ranking) -> Checkpoint:
     prediction = source.prediction if ranking.basis is None else None
     if prediction is not None:
         whole = prediction.extend(parent)
-        stream = Ranking.of_stream(whole, ranking.orders[HIDDEN])
+        stream = Ranking.of_hidden_order(whole, ranking.orders[HIDDEN])
         tensors |= _sorted(source, prediction.tensors(parent, parent.full), whole, stream)
     return replace(source, parent=parent, subnet=parent.full, tensors=tensors, prediction=prediction)
 

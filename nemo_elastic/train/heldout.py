@@ -57,14 +57,14 @@ class HeldOut:
         self.measured = HeldOutLosses()
         self.begin([""], [None])
 
-    def begin(self, names: Sequence[str], choices: Sequence[Choice], taught: bool = False) -> None:
+    def begin(self, names: Sequence[str], choices: Sequence[Choice], has_teacher: bool = False) -> None:
         """Start a validation.
 
         Args:
             names: of the members, the whole model's first.
-            taught: whether the whole model has a teacher of its own.
+            has_teacher: whether the full model has a teacher.
         """
-        self.names, self.choices, self.taught = list(names), list(choices), taught
+        self.names, self.choices, self.has_teacher = list(names), list(choices), has_teacher
         self._turn, self._batch, self._teacher = 0, {}, None
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)
 
@@ -89,8 +89,8 @@ class HeldOut:
         """
         labels, mask = batch["labels"], batch["loss_mask"]
         if batch["member"] == 0:
-            taught = teach()
-            self._teacher = student if taught is None else taught
+            output = teach()
+            self._teacher = student if output is None else output
         ce, _ = host.loss(self._ce, student, None, labels, mask)
         kl = torch.zeros_like(ce)
         if self._teacher is not None and self._teacher is not student:
@@ -112,9 +112,9 @@ class HeldOut:
         self._batch, self._teacher = {}, None
         rows = (self.sums if sums is None else sums).tolist()
         ran = {name: row for name, row in zip(self.names, rows, strict=True) if row[TOKENS]}
-        taught = [name for name in ran if self.taught or name != self.names[0]]
+        with_kl = [name for name in ran if self.has_teacher or name != self.names[0]]
         self.measured = HeldOutLosses(
             {name: row[CE_SUM] / row[TOKENS] for name, row in ran.items()},
-            {name: ran[name][KL_SUM] / ran[name][TOKENS] for name in taught},
+            {name: ran[name][KL_SUM] / ran[name][TOKENS] for name in with_kl},
         )
         return self.measured

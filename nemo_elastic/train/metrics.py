@@ -26,7 +26,7 @@ def step_facts_of(family: FamilyTraining, losses: Mapping[int, float]) -> dict[s
     if router is not None and last and not family.members.is_frozen:
         budget, routed = family.config.budgets[last["budget"]], last["routed"]
         shares = router.expected_cost(routed.probabilities, budget.name).tolist()
-        used = {x.kind.field: share for x, share in zip(budget.limits, shares, strict=True)}
+        used = {x.field: share for x, share in zip(budget.limits, shares, strict=True)}
         facts |= {f"cost_{budget.name}": max(used.values())}
         facts |= {"router_tau": last["tau"], "router_scale": last["scale"]}
         if len(used) > 1:

@@ -149,8 +149,8 @@ class FamilyTraining:
     ) -> Output | None:
         """The teacher's output, where the budget is compared with one: the whole model does not teach itself."""
         distill = self.config.distill
-        taught = distill.teacher == "frozen" or (distill.has_teacher and sample.budget > 0)
-        return host.teacher(tokens, documents) if taught else None
+        has_teacher = distill.teacher == "frozen" or (distill.has_teacher and sample.budget > 0)
+        return host.teacher(tokens, documents) if has_teacher else None
 
     def record(
         self, sample: Sample, loss: torch.Tensor | None = None, count: torch.Tensor | None = None

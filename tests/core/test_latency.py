@@ -19,7 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig, Budget
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.latency import DECODE, OUTSIDE, PHASES, PREFILL, REQUEST, LatencyTable, never_falling
-from nemo_elastic.core.limits import LATENCY
+from nemo_elastic.core.limits import LatencyLimit
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.profile.measure import widths_of
 from nemo_elastic.profile.roofline import on_paper
@@ -181,5 +181,5 @@ def test_a_limit_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     for name in ("t.json", "a:b.json"):
         Path(name).write_text(json.dumps(table))
-    read = LATENCY.parse("--latency", text, None)  # type: ignore[arg-type]
+    read = LatencyLimit.parse("--latency", text, None)  # type: ignore[arg-type]
     assert {k: v for k, v in read.items() if k != "table"} == value and read["table"] == table

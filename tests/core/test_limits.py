@@ -17,7 +17,7 @@ from nemo_elastic.core.budget import Budget
 from nemo_elastic.core.cost import MemorySpec, active_parameters, cache_elements, memory, parameters
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.core.latency import DECODE, OUTSIDE, LatencyTable, Workload
-from nemo_elastic.core.limits import RATIO, Limit
+from nemo_elastic.core.limits import RatioLimit
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.reading import open_tensors
@@ -106,21 +106,21 @@ def test_a_member_keeps_all_limits_by_the_tensors_of_its_folder(fields: tuple[st
 
 def test_a_budget_has_the_limits_that_it_names_and_the_parents_is_the_parent() -> None:
     budget = Budget("small", **ASKED)
-    assert [limit.kind.field for limit in budget.limits] == list(ASKED) and not budget.is_parent
+    assert [limit.field for limit in budget.limits] == list(ASKED) and not budget.is_parent
     assert budget.target(MOE) == 1.0
     assert budget.cost(MOE, MOE.full) == max(limit.share(MOE, MOE.full) for limit in budget.limits) > 1
     assert Budget(name="small", **(budget.to_json() or {})) == budget
     other = pickle.loads(pickle.dumps(budget))
     assert other == budget and other.limits == budget.limits
     whole = Budget("whole")
-    assert whole.is_parent and whole.limits == (Limit(RATIO, 1.0, "elastic.budgets[whole].ratio"),)
+    assert whole.is_parent and whole.limits == (RatioLimit(1.0, "elastic.budgets[whole].ratio"),)
     assert whole.cost(MOE, MOE.full) == whole.target(MOE) == parameters(MOE, MOE.full)
 
 
 def test_a_limit_moves_to_another_parent_as_the_same_share() -> None:
     for limit in Budget("small", **ASKED).limits:
-        half = Limit(limit.kind, limit.kind.moved(limit.value, limit.most(MOE) / 2), "half")
-        assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if limit.kind is RATIO else 2), rel=1e-3)
+        half = type(limit)(limit.moved(limit.most(MOE) / 2), "half")
+        assert half.most(MOE) == pytest.approx(limit.most(MOE) / (1 if isinstance(limit, RatioLimit) else 2), rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.plan.activations import HALF, Sharding, handed_round
+from nemo_elastic.plan.activations import HALF, Sharding, context_bytes_per_token
 from nemo_elastic.plan.candidate import Candidate
 from nemo_elastic.plan.layouts import Layout
 from nemo_elastic.plan.machine import SUMS, RunShape
 from nemo_elastic.plan.memory import local_parameters, stages
-from nemo_elastic.plan.work import dispatched, passed_on, streams
+from nemo_elastic.plan.work import expert_bytes, stage_output_bytes, streams
 
 
 def planned_volumes(made: Any, run: Any, number: int, layout: Layout, job: dict[str, Any]) -> dict[str, float]:
@@ -40,9 +40,9 @@ def planned_volumes(made: Any, run: Any, number: int, layout: Layout, job: dict[
     kept_off = (shards.expert - 1) / shards.expert
     return {
         "tensor": micro * streams(candidate) * (len(own.kinds) + own.first + own.last) * stream * (shards.tensor > 1),
-        "context": micro * candidate.passes * handed_round(parent, shards) * candidate.tokens / pipeline
+        "context": micro * candidate.passes * context_bytes_per_token(parent, shards) * candidate.tokens / pipeline
         * (shards.context > 1),
-        "experts": micro * dispatched(candidate) / kept_off / pipeline if shards.expert > 1 else 0.0,
-        "stages": micro * passed_on(candidate) * ((not own.first) + (not own.last)) * 2 * (pipeline > 1),
+        "experts": micro * expert_bytes(candidate) / kept_off / pipeline if shards.expert > 1 else 0.0,
+        "stages": micro * stage_output_bytes(candidate) * ((not own.first) + (not own.last)) * 2 * (pipeline > 1),
         "data": (SUMS[shape.gradients] + HALF) * parameters,
     }  # fmt: skip

@@ -190,7 +190,7 @@ def test_a_family_trains_and_validates_as_it_does_in_plain_torch() -> None:
                         p.mul_(1.1)
         host.step = 2
         loop.validation_began()
-        loop.heldout.begin(["full", "small"], [None, MEMBER], taught=True)
+        loop.heldout.begin(["full", "small"], [None, MEMBER], has_teacher=True)
         read = {"tokens": tokens(), "labels": tokens(), "loss_mask": mask}
         for choice in (None, MEMBER):
             ce, kl, _ = loop.valid_batch(loop.heldout.next(lambda: read)).tolist()

@@ -44,7 +44,7 @@ def test_is_the_definition_among_others() -> None:
 
 def test_a_block_may_name_it_and_its_memory_counts() -> None:
     block = DistillConfig(terms={NAME: 1.0})
-    assert block.of(taught=True) == {NAME: 1.0} and block.of(taught=False) == {"ce": 1.0}
+    assert block.of(has_teacher=True) == {NAME: 1.0} and block.of(has_teacher=False) == {"ce": 1.0}
     distill = json_schema()["properties"]["elastic"]["properties"]["distill"]
     assert NAME in distill["properties"]["terms"]["anyOf"][0]["properties"]
     plain, own = (DistillConfig(terms={name: 1.0}, chunk_tokens=8192) for name in ("kl", NAME))

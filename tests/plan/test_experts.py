@@ -16,7 +16,7 @@ from nemo_elastic.plan.activations import Routing, Sharding, layer
 from nemo_elastic.plan.layouts import expert_sizes, why_not
 from nemo_elastic.plan.machine import EXPERT_EFFICIENCY, GPUS
 from nemo_elastic.plan.memory import local_experts, local_parameters, stages
-from nemo_elastic.plan.work import dispatched, members, reduction, seconds, step_work
+from nemo_elastic.plan.work import expert_bytes, members, reduction, seconds, step_work
 
 NANO = preset("nemotron-3-nano-30b-a3b")
 #: parameters of the experts of a layer: 128 of them, up and down; 23 layers have experts
@@ -100,12 +100,12 @@ def test_what_travels_to_experts_by_hand() -> None:
     """Six choices of 4096 tokens there and back, 7 of 8 to another rank, in 23 layers."""
     there = 6 * 4096 * 2 * 2688 * 7 / 8
     alone, eight = block(distill={"teacher": "none"}), Sharding(1, False, 8)
-    assert dispatched(laid_out(eight, alone)) == 2 * LAYERS * 2 * there
-    assert dispatched(laid_out(eight, alone, recompute=True)) == 3 * LAYERS * 2 * there
-    assert dispatched(laid_out(eight, recompute=True)) == 4 * LAYERS * 2 * there  # the teacher's
-    assert dispatched(laid_out(Sharding(), recompute=True)) == 0
+    assert expert_bytes(laid_out(eight, alone)) == 2 * LAYERS * 2 * there
+    assert expert_bytes(laid_out(eight, alone, recompute=True)) == 3 * LAYERS * 2 * there
+    assert expert_bytes(laid_out(eight, recompute=True)) == 4 * LAYERS * 2 * there  # the teacher's
+    assert expert_bytes(laid_out(Sharding(), recompute=True)) == 0
     latent = laid_out(eight, alone, parent=replace(PARENT, latent=1024))
-    assert dispatched(latent) == pytest.approx(2 * LAYERS * 2 * there * 1024 / 2688)
+    assert expert_bytes(latent) == pytest.approx(2 * LAYERS * 2 * there * 1024 / 2688)
 
 
 def test_the_time_of_a_step_by_hand() -> None:
@@ -114,7 +114,7 @@ def test_the_time_of_a_step_by_hand() -> None:
     choices = named(layouts(NANO, CONFIG, run), "TP1 PP1 DP8 EP8")
     rest = parameters(PARENT, PARENT.full) - LAYERS * EXPERTS
     products = choices.work.total / (8 * gpu.flops * EXPERT_EFFICIENCY)
-    sent = run.global_batch / 8 * dispatched(laid_out(Sharding(1, False, 8), run=run)) / gpu.nvlink
+    sent = run.global_batch / 8 * expert_bytes(laid_out(Sharding(1, False, 8), run=run)) / gpu.nvlink
     assert choices.seconds == pytest.approx(products + sent + 6 * rest * 7 / 8 / gpu.nvlink)
 
 
@@ -124,7 +124,7 @@ def test_tokens_take_the_network_where_a_group_leaves_its_node() -> None:
         candidate = laid_out(Sharding(1, False, 8, routing=run.routing), run=run)
         return seconds(candidate, step_work(candidate, members(PARENT, CONFIG)))
 
-    sent = 64 * dispatched(laid_out(Sharding(1, False, 8)))
+    sent = 64 * expert_bytes(laid_out(Sharding(1, False, 8)))
     for node, rate in ((4, 50e9), (8, 450e9)):
         assert time(node, 2.0) - time(node, 1.0) == pytest.approx(sent / rate)
 

@@ -22,7 +22,7 @@ from nemo_elastic.plan.activations import Sharding, layer, norm
 from nemo_elastic.plan.layouts import why_not
 from nemo_elastic.plan.machine import EFFICIENCY, TAKEN
 from nemo_elastic.plan.memory import local_parameters, stage_memory, stages
-from nemo_elastic.plan.work import Work, exchanged, members, passed_on, slow_seconds, step_work, wait
+from nemo_elastic.plan.work import Work, context_bytes, members, slow_seconds, stage_output_bytes, step_work, wait
 from tests.shapes import LOSSES
 
 P12 = preset("nemotron-nano-12b-v2")
@@ -248,9 +248,13 @@ def test_a_pipeline_waits_for_its_slowest_stage_and_its_largest_member() -> None
 
 def test_what_stages_pass_on_takes_its_time() -> None:
     shards = Sharding(4, True)
-    one = passed_on(laid_out(block(distill={"teacher": "none"}), STAGE_1, shards))
+    one = stage_output_bytes(laid_out(block(distill={"teacher": "none"}), STAGE_1, shards))
     assert one == 2 * P12.hidden * 8192 / 4
-    assert passed_on(laid_out(block(), STAGE_1, shards)) == 2 * one == passed_on(laid_out(block(), STAGE_1)) / 4
+    assert (
+        stage_output_bytes(laid_out(block(), STAGE_1, shards))
+        == 2 * one
+        == stage_output_bytes(laid_out(block(), STAGE_1)) / 4
+    )
 
 
 def test_tensor_parallel_sizes_divide_blocks() -> None:
@@ -272,7 +276,7 @@ def test_ranks_that_share_sequences_divide_what_a_token_keeps() -> None:
     assert two.work == one.work and two.to_json()["context_parallel_size"] == 2
     mamba = 2 * 128 * 80 + 2 * 8 * 128 + 128 + 128 * 80
     channels = P12.types.count("mamba") * mamba + P12.types.count("attention") * 2 * (40 + 8) * 128
-    sent = exchanged(laid_out(block(), RunShape(16384, 64, gpus=16), Sharding(2, True, context=2)))
+    sent = context_bytes(laid_out(block(), RunShape(16384, 64, gpus=16), Sharding(2, True, context=2)))
     assert sent == 3 * 2 * channels / 2 * 8192 / 2  # forward, backward and the teacher's, half of it to the other rank
 
 

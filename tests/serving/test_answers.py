@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.serving.answers import Answer, asked, generate_with, model_name_with, write_member
+from nemo_elastic.serving.answers import Answer, answering, generate_with, model_name_with, write_member
 from nemo_elastic.serving.names import Choice
 from tests.serving.test_names import CALIBRATED
 
@@ -51,7 +51,7 @@ def talk(answer: Answer, engine: Engine, prompts: int, messages: list[dict], fir
         sent.append(message)
 
     async def serve():
-        with asked(answer):
+        with answering(answer):
             named = model_name(None)
             runs = [generate(engine, "a", params(member="auto"), f"r-{i}") for i in range(prompts)]
             for run in runs:
@@ -81,7 +81,7 @@ def body(event: object, more: bool = False, stream: bool = False) -> dict:
 def test_who_is_asked_is_who_answers():
     for choice, name in ((Choice("6b"), "6b"), (Choice("6b", "12b"), "6b>12b"), (Choice("code"), "code")):
         answer = Answer(choice, {})
-        with asked(answer):
+        with answering(answer):
             assert model_name(None) == name == answer.model()
         assert answer.naming(print) is print, "nothing is written anew"
     assert model_name(None) == "12b", "vLLM's own, where nothing was asked of the middleware"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nemo_elastic.serving.calibration import signals
-from nemo_elastic.serving.choosing import Choosing, Reading, TailPart
+from nemo_elastic.serving.choosing import Choosing, PromptTail, SignalReader
 from nemo_elastic.serving.names import Choice
 
 IDS = [3, 1, 4, 1, 5, 2, 6, 5, 3]
@@ -36,14 +36,14 @@ class Worker:
         self.model_runner.query_start_loc = SimpleNamespace(np=np.array([0, 3, 3 + stop - first]))
 
 
-def read(cuts: list[int]) -> tuple[Any, Reading]:
+def read(cuts: list[int]) -> tuple[Any, SignalReader]:
     """Signals of a prompt of 9 tokens that is read up to each of the cuts; a cut at 0 begins anew."""
     worker = Worker()
-    hook, start, output = Reading(worker), 0, SimpleNamespace()
+    hook, start, output = SignalReader(worker), 0, SimpleNamespace()
     for stop in cuts:
         start = min(start, stop)
         begin = max(start, 9 - TAIL)
-        parts = {"a": TailPart(IDS[9 - TAIL :], 9, begin - 9 + TAIL, stop - begin)} if stop > begin else {}
+        parts = {"a": PromptTail(IDS[9 - TAIL :], 9, begin - 9 + TAIL, stop - begin)} if stop > begin else {}
         worker.read(start, stop)
         hook.after_step(SimpleNamespace(undecided=parts, finished_req_ids=()))
         hook.write(output)
@@ -95,8 +95,8 @@ def test_the_end_of_a_prompt_goes_to_the_worker_as_far_as_the_step_reads_it() ->
     output = SimpleNamespace(num_scheduled_tokens={"a": 10, "b": 20, "client": 40, "least": 40})
     hook.plan(output, requests)
     assert output.undecided == {
-        "a": TailPart(list(range(24, 40)), 40, 6, 10),
-        "b": TailPart([*range(24, 40)], 40, 0, 6),
+        "a": PromptTail(list(range(24, 40)), 40, 6, 10),
+        "b": PromptTail([*range(24, 40)], 40, 0, 6),
     }
     assert output.undecided["a"].is_last and not output.undecided["b"].is_last
 

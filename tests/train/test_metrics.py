@@ -85,7 +85,7 @@ def test_a_step_logs_each_of_several_limits_and_the_one_that_is_used_most() -> N
             name = asked.name
             facts[name] = step_facts_of(family, {})
             expected = expected_member(family.space(parent), family.last_router["routed"].probabilities)
-            limits = {limit.kind.field: limit for limit in asked.limits}
+            limits = {limit.field: limit for limit in asked.limits}
             shares = {field: float(limit.share(parent, expected)) for field, limit in limits.items()}
             assert facts[name][f"cost_{name}"] == pytest.approx(max(shares.values()), rel=1e-6)
             logged = {k: v for k, v in facts[name].items() if k.startswith("limit_")}

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention: grouped queries, causal, without positions.
 
-Query heads lie by the key-value head that they share. Where a block lists `kv_heads`, members may keep some of these
-groups alone, whose query heads are cut as ever.
+Query heads are stored by key-value group. Where a block lists `kv_heads`, members may drop whole groups; the query
+heads of the remaining groups are cut as usual.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind,
 
 ATTENTION = "attention"
 ATTENTION_HEADS, KV_HEADS, HEAD_DIM = "attention_heads", "kv_heads", "attention_head_dim"
-#: blocks of the key-value heads; parents of families that keep all of them have no such size
+#: number of stripes of the key-value heads; parents whose families keep all of them do not have this size
 KV_STRIPES = "kv_heads_stripes"
 
 _HIDDEN = ("hidden",)
@@ -25,16 +25,16 @@ _QKV, _CORE, _PROJ = (_M + "self_attention." + m for m in ("linear_qkv", "core_a
 
 
 def flops(sizes: Sizes, length: int) -> Any:
-    """Scores and sums over half of the context on average."""
+    """Scores and weighted sums of values: a causal token attends to half of the context on average."""
     return 4 * sizes[ATTENTION_HEADS] * sizes[HEAD_DIM] * length / 2
 
 
 def cache(sizes: Sizes, batch: int, length: int) -> dict[str, Any]:
-    """Keys and values of every token."""
+    """Keys and values of all tokens."""
     return {"kv": 2 * batch * length * sizes[KV_HEADS] * sizes[HEAD_DIM]}
 
 
-#: of families whose members keep all key-value heads
+#: for families whose members keep all key-value heads
 PLAIN = Kind(
     symbol="*",
     name=ATTENTION,
@@ -70,9 +70,9 @@ PLAIN = Kind(
     flops=flops,
     cache=cache,
     always=True,
-    recalls=True,
-    along=ATTENTION_HEADS,
-    halved=True,
+    attends=True,
+    cp_axis=ATTENTION_HEADS,
+    cp_splits_groups=True,
     defaults=dict.fromkeys((ATTENTION_HEADS, KV_HEADS, HEAD_DIM), 1),
 )  # fmt: skip
 
@@ -80,5 +80,5 @@ KIND = replace(
     PLAIN,
     axes=(*PLAIN.axes, Axis(KV_HEADS, KV_HEADS, "key-value heads", KV_STRIPES, "stripes", per_layer=True, stripes=8)),
     rigid=(HEAD_DIM, KV_STRIPES),
-    lacking={KV_STRIPES: PLAIN},
+    without={KV_STRIPES: PLAIN},
 )

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba-2: [z | x | B | C | dt] from one projection, a causal convolution, a scan, a gated norm.
 
-Heads lie by the group whose B and C they share. Others' members may keep the front of each of so many equal parts
-instead (`SHARDS`): Megatron masks heads on each tensor-parallel rank by itself.
+Heads are stored by group, and the heads of a group share B and C. Published members may instead keep the first heads
+of each of `mamba_shards` equal parts: Megatron masked the heads of each tensor-parallel rank separately.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind,
 MAMBA = "mamba"
 MAMBA_HEADS, MAMBA_HEAD_DIM = "mamba_heads", "mamba_head_dim"
 GROUPS = "mamba_groups"
-#: blocks of the heads where they are others than the groups; most parents have no such size
+#: number of blocks of the heads where it differs from the groups; most parents do not have this size
 SHARDS = "mamba_shards"
 
 _HIDDEN, INNER, _PER_HEAD = ("hidden",), (MAMBA_HEADS, MAMBA_HEAD_DIM), (MAMBA_HEADS,)
-#: B and C have one row per group and state
+#: rows of B and of C: one per group and state channel
 SHARED = (GROUPS, "state")
 _H, _M = HF_LAYER, MEGATRON_LAYER
 _IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
 
 
 def flops(sizes: Sizes, length: int) -> Any:
-    """The recurrence: every channel updates and reads its state."""
+    """The recurrence: every channel updates and reads its state of `state` numbers."""
     return 6 * sizes[MAMBA_HEADS] * sizes[MAMBA_HEAD_DIM] * sizes["state"]
 
 
 def cache(sizes: Sizes, batch: int, length: int) -> dict[str, Any]:
-    """The last inputs of the convolution, and the state of the scan."""
+    """Last inputs of the convolution, and the state of the scan."""
     inner = sizes[MAMBA_HEADS] * sizes[MAMBA_HEAD_DIM]
     channels = inner + 2 * sizes[GROUPS] * sizes["state"]
     return {"conv": batch * channels * (sizes["conv_kernel"] - 1), "ssm": batch * inner * sizes["state"]}
@@ -83,14 +83,14 @@ PLAIN = Kind(
     flops=flops,
     cache=cache,
     always=True,
-    along=MAMBA_HEADS,
+    cp_axis=MAMBA_HEADS,
     defaults=dict.fromkeys((MAMBA_HEADS, MAMBA_HEAD_DIM, GROUPS, "state"), 1) | {"conv_kernel": 4},
 )  # fmt: skip
 
 _HEADS, _CHANNELS = PLAIN.axes
 KIND = replace(
     PLAIN,
-    axes=(replace(_HEADS, blocks=SHARDS, block_words="parts of the Mamba heads", even=GROUPS), _CHANNELS),
+    axes=(replace(_HEADS, blocks=SHARDS, block_words="parts of the Mamba heads", multiple_of=GROUPS), _CHANNELS),
     rigid=(*PLAIN.rigid, SHARDS),
-    lacking={SHARDS: PLAIN},
+    without={SHARDS: PLAIN},
 )

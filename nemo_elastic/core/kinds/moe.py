@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mixture of experts: a router picks the experts of each token, one shared expert sees all of them.
+"""Mixture of experts: a router picks top-k experts for each token; the shared expert gets every token.
 
-Experts and the shared expert are squared-ReLU MLPs without gate and bias. Where a parent has a latent width, experts
-live in that: one projection leads into it, one back.
+Experts and the shared expert are squared-ReLU MLPs without gate and bias. If the parent has a latent width, experts
+read and write that: one projection leads from the residual stream into it, another one back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind,
 
 MOE = "moe"
 EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT = "experts", "expert_ffn", "shared_ffn", "latent"
-#: experts that a token is sent to, and the factor on their sum
+#: number of experts per token, and the factor on the sum of their outputs
 TOP_K, SCALING = "top_k", "routed_scaling"
 
 _HIDDEN, _EXPERTS, _EXPERT_FFN, _SHARED_FFN, _LATENT = (
@@ -25,7 +25,7 @@ _GATE, _SHARED = "mixer.gate.", _M + "mlp.shared_experts."
 
 
 def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
-    """Rows of a parent whose experts read and write that part."""
+    """Rows of a parent whose experts have `expert_in` channels as input and output; `latent`: its projections."""
 
     def expert(name: str, hf: str, megatron: str, dims: tuple[tuple[Part, ...], ...], parallel: int) -> Row:
         each = _M + "mlp.experts.local_experts.{e}." + megatron + ".weight"
@@ -39,7 +39,7 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
             extra=(_M + "pre_mlp_layernorm",)),
         Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,))),
         Row("moe.gate_bias", MOE, _H + _GATE + "e_score_correction_bias", _M + "mlp.router.expert_bias",
-            ((_EXPERTS,),), exact=True, random="bias"),  # it may be large beside the differences that choose experts
+            ((_EXPERTS,),), exact=True, random="bias"),  # rounding it could change which experts are chosen
         *latent,
         expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
         expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),
@@ -67,7 +67,7 @@ _MEGATRON = {
     SCALING: "moe_router_topk_scaling_factor",
 }
 _SITES: dict[str, Part] = {"routed": _EXPERTS, "expert_ffn": (EXPERTS, EXPERT_FFN), "shared_ffn": _SHARED_FFN}
-#: an expert is whole on its rank, as a rule: its neurons are one stripe, so those of a member are views
+#: experts have one stripe by default, as a rank has whole experts: a member's neurons are then a view
 _AXES = (
     Axis(EXPERTS, "experts", "experts", "experts_stripes", "stripes", per_layer=True, stripes=8, least=TOP_K,
          shared_by=None),
@@ -77,7 +77,7 @@ _AXES = (
 )  # fmt: skip
 _STRIPES = tuple(axis.blocks for axis in _AXES if axis.blocks is not None)
 
-#: of parents without a latent width
+#: for parents without a latent width
 PLAIN = Kind(
     symbol="E",
     name=MOE,
@@ -88,7 +88,7 @@ PLAIN = Kind(
     site="experts",
     shape=_EXPERTS,
     more_sites=_SITES,
-    counted={"experts": "routed"},
+    use_counts={"experts": "routed"},
     hf=_HF,
     hf_types=("moe",),
     hf_fixed={"n_shared_experts": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
@@ -110,5 +110,5 @@ KIND = replace(
     more_sites=_SITES | {"latent": _LATENT},
     hf=_HF | {LATENT: ("moe_latent_size",)},
     megatron=_MEGATRON | {LATENT: "moe_latent_size"},
-    lacking={LATENT: PLAIN},
+    without={LATENT: PLAIN},
 )  # fmt: skip

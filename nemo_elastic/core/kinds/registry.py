@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The kinds there are. Another one is registered, before anything is read that has it."""
+"""The registered kinds. Register another kind before a folder or block that uses it is read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from nemo_elastic.core.kinds import attention, mamba, mlp, moe
 from nemo_elastic.core.kinds.record import Axis, Kind
 from nemo_elastic.errors import bad
 
-#: name -> kind; Nemotron-H's own first. Where a kind has several records, this is the one with every axis (`Kind.of`).
+#: name -> kind, Nemotron-H's first; of several variants (`Kind.variant`) the one with every axis
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (mlp.KIND, mamba.KIND, attention.KIND, moe.KIND)}
 
 HIDDEN, DEPTH = "hidden", "depth"
-#: axes of every family, in the order of files and noise
-AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kind.of(()).widths), DEPTH)
+#: axes of every family, in the order of files and of the router's noise
+AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kind.variant(()).widths), DEPTH)
 
 
 def register(kind: Kind) -> Kind:
-    """Add a kind: from then on patterns, blocks, folders and the layout table know it.
+    """Add a kind to layer patterns, `elastic:` blocks, folders and the layout table.
 
-    Its forward is registered with `nn.forward.MIXERS`, under its name.
+    Its forward pass is registered in `nn.forward.MIXERS` under the same name.
     """
     for other in KINDS.values():
         if kind.symbol == other.symbol:
@@ -36,7 +36,7 @@ def register(kind: Kind) -> Kind:
 
 
 def symbols() -> str:
-    """The letters of all kinds."""
+    """The letters of all kinds in a layer pattern."""
     return "".join(kind.symbol for kind in KINDS.values())
 
 
@@ -48,20 +48,20 @@ _LAYER_AXES = {name: both for kind in KINDS.values() for name, both in _axes_of(
 
 
 def layer_axes() -> Mapping[str, tuple[Kind, Axis]]:
-    """Axis -> the kind that it lies in, and its record."""
+    """Axis -> the kind that has it, and the axis's record."""
     return _LAYER_AXES
 
 
 def per_layer_axes() -> tuple[str, ...]:
-    """Axes of which an `elastic:` block may have one choice per layer."""
+    """Axes that may have one choice per layer in an `elastic:` block."""
     return tuple(name for name, (_, axis) in _LAYER_AXES.items() if axis.per_layer)
 
 
 def striped_axes() -> Mapping[str, str]:
-    """Axis -> the size of a parent that counts its stripes, of those whose stripes an `elastic:` block chooses."""
+    """Axis -> the parent size giving its number of stripes, for axes whose stripes an `elastic:` block chooses."""
     return {name: axis.blocks for name, (_, axis) in _LAYER_AXES.items() if axis.stripes and axis.blocks is not None}
 
 
 def all_axes() -> tuple[str, ...]:
-    """Every axis that a block may name; those of registered kinds come last."""
+    """Every axis that a block may name; axes of optional and registered kinds come last."""
     return (*AXES, *(axis for axis in layer_axes() if axis not in AXES))

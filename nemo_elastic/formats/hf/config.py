@@ -98,7 +98,7 @@ def to_hf_config(
     # 7e-3, and 0 cannot be initialised from (it takes the logarithm).
     out |= {"time_step_min": 1e-12, "time_step_max": 0.1, "time_step_floor": 1e-4}
     out |= {key: base.get(key, value) for key, value in _CARRIED.items()}
-    if not any(KINDS[layer.type].recalls for layer in member.layers):
+    if not any(KINDS[layer.type].attends for layer in member.layers):
         out["use_cache"] = False  # transformers' cache asks an attention layer for its length
     if "mamba_chunk_size" in base:
         out["chunk_size"] = base["mamba_chunk_size"]
@@ -151,7 +151,7 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
     for axis, stripes in striped_axes().items():  # what only some families cut
-        if any(stripes in kind.lacking for kind in kinds):
+        if any(stripes in kind.without for kind in kinds):
             if any(block.get(axis, sizes[axis]) != sizes[axis] for block in blocks):
                 sizes[stripes] = 1
             else:
@@ -233,7 +233,7 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
 def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dict[str, Any]:
     """Sizes of the model; those of a kind that it has not keep their defaults."""
     sizes = {}
-    lacking = {size for kind in kinds for size in kind.lacking}
+    optional = {size for kind in kinds for size in kind.without}
     reals = {size for kind in kinds for size in kind.reals}
     for size, keys in (_MODEL_SIZES | {size: keys for kind in kinds for size, keys in kind.hf.items()}).items():
         value = next((config[k] for k in keys if config.get(k) is not None), None)
@@ -241,7 +241,7 @@ def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dic
             value = sizes.get(blocked)  # no grouped queries: a block for each
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]  # vLLM takes intermediate_size as a list too
-        if value is None and size not in lacking:
+        if value is None and size not in optional:
             raise ElasticError(f"{where}: {keys[0]} is missing")
         if value is not None:
             check = positive_real if size in reals else positive

@@ -69,7 +69,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     products = {i: _products(record, i, sizes, hidden) for i, record in zip(numbers, records, strict=True)}
     rigid = _rigid(products, settings) | (_routing(settings) if has_experts(pattern) else {})
     records = [
-        KINDS[record.name] if KINDS[record.name].lacking.keys() & rigid.keys() else record for record in records
+        KINDS[record.name] if KINDS[record.name].without.keys() & rigid.keys() else record for record in records
     ]
     widths = [_widths(record, products[i], rigid) for i, record in zip(numbers, records, strict=True)]
     parent = Parent(
@@ -102,7 +102,7 @@ def _record(name: str, index: int, sizes: Sizes) -> Kind:
         return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows)
 
     whole = KINDS[name]
-    return max((*whole.lacking.values(), whole), key=matches)  # of equals the one with the fewest axes
+    return max((*whole.without.values(), whole), key=matches)  # of equals the one with the fewest axes
 
 
 def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:

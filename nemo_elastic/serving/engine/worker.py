@@ -9,7 +9,7 @@ from typing import Any
 from vllm.config import CompilationMode, set_current_vllm_config
 from vllm.platforms import current_platform
 
-from nemo_elastic.serving.choosing import Reading
+from nemo_elastic.serving.choosing import SignalReader
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as Worker
@@ -22,7 +22,7 @@ class FamilyWorker(Worker):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self.reading = Reading(self)
+        self.reading = SignalReader(self)
 
     def determine_available_memory(self) -> int:
         """Before memory is measured, compile every member: else its first client would wait for it."""
