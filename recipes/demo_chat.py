@@ -111,14 +111,14 @@ def distill(out: Path, sizes: Sizes, parent: Path) -> Path:
     first, second = (Stage(length, TOKENS // length, n) for length, n in zip(STAGES, sizes.stage_steps, strict=True))
     data = [[str(out / f"chats-{length}")] for length in STAGES]
     block, plan = ElasticConfig.of(sizes.block), Curriculum(first, second)
-    own = CurriculumRun(str(parent), data[0], str(out), block, data[1], plan, workers=0, chat=True)
+    curriculum_run = CurriculumRun(str(parent), data[0], str(out), block, data[1], plan, workers=0, chat=True)
     previous = None
     for number, stage in enumerate((first, second), 1):
         job = f"stage{number}"
         recipe = recipe_of(out, Path(data[number - 1][0]), job, stage.max_steps, stage.seq_length, LR)
         held_out(recipe, 0, 8)
-        options = vars(own.options(job, str(previous)))
-        apply_elastic(recipe, own.block, **options, verbose=False)
+        options = vars(curriculum_run.options(job, str(previous)))
+        apply_elastic(recipe, curriculum_run.block, **options, verbose=False)
         previous = launch(recipe, out / job)
     assert previous is not None
     return previous

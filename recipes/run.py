@@ -193,11 +193,11 @@ def run_job(args: argparse.Namespace) -> None:
     from nemo_elastic.slicing.family_folder import slice_family
 
     recipe = family(args.recipe)
-    own = recipe.run_of(args.parent, args.data, **given(args))
+    given_run = recipe.run_of(args.parent, args.data, **given(args))
     if args.job == "slice":
-        slice_family(**recipe.slicing(own))
+        slice_family(**recipe.slicing(given_run))
     else:
-        train_to_the_end(recipe.build(args.job, own))
+        train_to_the_end(recipe.build(args.job, given_run))
 
 
 def on_slurm(args: argparse.Namespace) -> None:

@@ -43,17 +43,17 @@ class BridgeWatch(Watch, Callback):
 
         def save(place: Path) -> None:
             # a new optimizer has no moments yet
-            own = {"save": str(place), "most_recent_k": -1, "save_optim": number > 0 or self.step.family.stage > 1}
-            before = {name: getattr(checkpoint, name) for name in own}
-            vars(checkpoint).update(own)
+            changed = {"save": str(place), "most_recent_k": -1, "save_optim": number > 0 or self.step.family.stage > 1}
+            before = {name: getattr(checkpoint, name) for name in changed}
+            vars(checkpoint).update(changed)
             try:
                 save_checkpoint(state, context.model, context.optimizer, context.scheduler, 0)
             finally:
                 vars(checkpoint).update(before)
 
         def keep(place: Path) -> None:
-            own = Path(checkpoint.load, f"{ITERATION}{number:07d}")
-            link(own, place / own.name)
+            iteration = Path(checkpoint.load, f"{ITERATION}{number:07d}")
+            link(iteration, place / iteration.name)
             (place / TRACKER).write_text(str(number))
 
         self.begin(number, save, keep if number else None)
@@ -94,13 +94,13 @@ def rehearse_job(family: dict[str, Any], run: dict[str, Any], job: str) -> None:
         run: the job's, see `CurriculumRun.to_dict`.
         job: see `short.jobs`.
     """
-    own = CurriculumRun.from_dict(run)
-    recipe = family_of(family, own)
+    scaled = CurriculumRun.from_dict(run)
+    recipe = family_of(family, scaled)
     if job == "parent":
-        config = parent_recipe(recipe, own)
+        config = parent_recipe(recipe, scaled)
         with bridge_on_this_machine(config):
             pretrain(config, forward_step)
         return
-    built = recipe.build(stage_of(job), own)
-    watch = watch_of(job, own)
+    built = recipe.build(stage_of(job), scaled)
+    watch = watch_of(job, scaled)
     train_to_the_end(built if watch is None else watched(built, *watch))

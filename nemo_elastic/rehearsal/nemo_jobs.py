@@ -26,12 +26,12 @@ class NemoWatch(pl.Callback, IOMixin):
         self.watch = Watch(out, stop_after)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        own = trainer.ckpt_path
-        fresh = own is None and pl_module.stage == 1  # a new optimizer has no moments yet
+        resumed = trainer.ckpt_path
+        fresh = resumed is None and pl_module.stage == 1  # a new optimizer has no moments yet
         self.watch.begin(
             trainer.global_step,
             lambda place: trainer.save_checkpoint(place, weights_only=fresh),
-            None if own is None else lambda place: link(folder_of(str(own)), place),
+            None if resumed is None else lambda place: link(folder_of(str(resumed)), place),
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -40,7 +40,7 @@ class Rehearsal:
         family: the recipe.
         dir: folder for everything, an absolute path that all ranks see.
         short: how much is trained.
-        own: the run of its jobs, a `replace` of the recipe's.
+        scaled: the run of its jobs, a `replace` of the recipe's.
         jobs: what runs, by name, in order.
         changed: what differs in them from the recipe's own.
     """
@@ -48,20 +48,20 @@ class Rehearsal:
     family: PlannedFamily
     dir: str
     short: Short
-    own: CurriculumRun
+    scaled: CurriculumRun
     jobs: Mapping[str, Job]
     changed: Sequence[Change]
 
     @property
     def parent(self) -> Parent:
         """The narrow parent."""
-        assert self.own.shape is not None
-        return self.own.shape
+        assert self.scaled.shape is not None
+        return self.scaled.shape
 
     def data(self) -> dict[str, Any]:
         """Arguments of `make_data`."""
-        plan, packed = self.own.curriculum, PARQUET if self.family.host == "bridge" else NPY
-        lengths = tuple({stage.seq_length: None for stage in plan.stages}) if self.own.chat else ()
+        plan, packed = self.scaled.curriculum, PARQUET if self.family.host == "bridge" else NPY
+        lengths = tuple({stage.seq_length: None for stage in plan.stages}) if self.scaled.chat else ()
         return {"dir": self.dir, "vocab": self.parent.vocab, "lengths": lengths, "packed": packed}
 
     def job_reports(self) -> list[JobReport]:
@@ -72,9 +72,9 @@ class Rehearsal:
         """What `conclude` needs to know, as JSON."""
         return {
             "recipe": self.family.name,
-            "block": self.own.block.to_dict(),
-            "curriculum": asdict(self.own.curriculum),
-            "left": left_by(self.family, self.own),
+            "block": self.scaled.block.to_dict(),
+            "curriculum": asdict(self.scaled.curriculum),
+            "left": left_by(self.family, self.scaled),
             "changed": [change.to_json() for change in self.changed],
             "jobs": [asdict(job) for job in self.job_reports()],
         }
@@ -144,10 +144,10 @@ def rehearsal_of(
     run = family.run_of(*THERE, curriculum=machines.pop("curriculum", PAPER), quantize=quantize, block=block)
     real = family.planned(replace(run, **machines))
     replaced = rehearsed(family, real, short, dir)
-    own, before = [*replaced.values()][-1], settings_of(family, real)
+    scaled, before = [*replaced.values()][-1], settings_of(family, real)
     each = {why: settings_of(family, one) for why, one in replaced.items()}
-    jobs, settings = rehearsal_jobs(family, own, short)
-    return Rehearsal(family, dir, short, own, jobs, changes(before, each | {WATCHED: settings}))
+    jobs, settings = rehearsal_jobs(family, scaled, short)
+    return Rehearsal(family, dir, short, scaled, jobs, changes(before, each | {WATCHED: settings}))
 
 
 def jobs_of(host: str) -> Any:
@@ -159,22 +159,22 @@ def jobs_of(host: str) -> Any:
     return jobs
 
 
-def rehearsal_jobs(family: PlannedFamily, own: CurriculumRun, short: Short) -> tuple[dict[str, Job], Settings]:
+def rehearsal_jobs(family: PlannedFamily, scaled: CurriculumRun, short: Short) -> tuple[dict[str, Job], Settings]:
     """All jobs of a rehearsal's run, and their settings."""
-    host, parent, ranks = jobs_of(family.host), parent_run(own, short), (1, short.ranks)
+    host, parent, ranks = jobs_of(family.host), parent_run(scaled, short), (1, short.ranks)
     recipe = host.parent_recipe(family, parent)
 
     def job_of(built: Any, name: str, its: CurriculumRun) -> Job:
         return described(family.recipe_of(built), host.task(family, built, name, its), family.stop_in_time, ranks)
 
     jobs = {"parent": job_of(recipe, "parent", parent)}
-    settings = {"slice": family.slicing(own)}
-    built = family.build_all(own)
-    for name in job_names(own):
-        job, watch = built[stage_of(name)], watch_of(name, own)
+    settings = {"slice": family.slicing(scaled)}
+    built = family.build_all(scaled)
+    for name in job_names(scaled):
+        job, watch = built[stage_of(name)], watch_of(name, scaled)
         job = job if watch is None else host.watched(job, *watch)
-        jobs[name], settings[name] = job_of(job, name, own), family.settings(job)
-    return jobs | {"slice": Job(run.Partial(slice_family, **family.slicing(own)))}, settings
+        jobs[name], settings[name] = job_of(job, name, scaled), family.settings(job)
+    return jobs | {"slice": Job(run.Partial(slice_family, **family.slicing(scaled)))}, settings
 
 
 def settings_of(family: PlannedFamily, of: CurriculumRun) -> Settings:

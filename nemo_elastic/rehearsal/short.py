@@ -169,8 +169,8 @@ def _shorter(whole: Curriculum, layouts: Sequence[Layout], short: Short) -> dict
     counts = [layout.data * (later if i else first) for i, layout in enumerate(layouts)]
 
     def stages(plan: Curriculum, *fields: dict[str, int], **more: Any) -> Curriculum:
-        own = {n: replace(stage, **f) for n, stage, f in zip(STAGES, plan.stages, fields, strict=False)}
-        return replace(plan, **own, **more)
+        changed = {n: replace(stage, **f) for n, stage, f in zip(STAGES, plan.stages, fields, strict=False)}
+        return replace(plan, **changed, **more)
 
     every = whole.stages
     lengths = stages(whole, *({"seq_length": one.seq_length * short.seq_length // length} for one in every))
@@ -188,8 +188,8 @@ def parent_run(run: CurriculumRun, short: Short) -> CurriculumRun:
     micro = max(1, PARENT_BATCH // short.ranks)
     stage = Stage(short.seq_length, PARENT_BATCH, PARENT_STEPS, micro_batch_size=micro)
     plan = Curriculum(stage, stage, lr=PARENT_LR, warmup_steps=PARENT_STEPS // 10)
-    own: dict[str, Any] = {"chat": False, "data": text_of(run.dir)}  # a host's own model knows no packed documents
-    return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0, **own)
+    changed: dict[str, Any] = {"chat": False, "data": text_of(run.dir)}  # a host's own model knows no packed documents
+    return replace(run, curriculum=plan, save_every=PARENT_STEPS, validation_batches=0, **changed)
 
 
 def job_names(run: CurriculumRun) -> list[str]:

@@ -79,8 +79,8 @@ def narrow(parent: Parent, config: ElasticConfig, by: Narrow) -> tuple[Parent, E
         if kind.cp_axis is not None and kind.cp_splits_groups:
             multiple[kind.cp_axis] = math.lcm(multiple.get(kind.cp_axis, 1), max(1, NODE // blocks[kind.cp_axis]))
     less = {
-        name: _narrower(choices[name], own, by.least.get(name, 1), multiple.get(name, 1))
-        for name, own in blocks.items()
+        name: _narrower(choices[name], count, by.least.get(name, 1), multiple.get(name, 1))
+        for name, count in blocks.items()
     }
     small = replace(
         parent,

@@ -61,13 +61,13 @@ class ElasticRun:
         checkpoint = self.config.checkpoint
         if checkpoint.load is None or checkpoint.ckpt_step is not None:
             return False
-        own = BRIDGE.choose(Path(checkpoint.load))[0]
-        return own is not None and (self.callbacks[0].rank_only or step_of(own) >= self.config.train.train_iters)
+        fields = BRIDGE.choose(Path(checkpoint.load))[0]
+        return fields is not None and (self.callbacks[0].rank_only or step_of(fields) >= self.config.train.train_iters)
 
     def settings(self) -> dict[str, Any]:
         """Every setting: the container's, and what its forward step and its callback were given."""
         step, callback = self.forward_step, self.callbacks[0]
-        own = {
+        fields = {
             "stage": step.family.stage,
             "steps": step.family.steps,
             "teacher": step.teacher,
@@ -78,7 +78,9 @@ class ElasticRun:
             "rank_only": callback.rank_only,
             "callbacks": ", ".join(type(one).__name__ for one in self.callbacks),
         }
-        return settings(self.config) | own | {f"rates.{name}": value for name, value in vars(callback.rates).items()}
+        return (
+            settings(self.config) | fields | {f"rates.{name}": value for name, value in vars(callback.rates).items()}
+        )
 
     def pretrain(self) -> None:
         """Train on this machine; a run whose folder has a checkpoint goes on from it, one that has ended does nothing.
@@ -133,53 +135,53 @@ def apply_elastic(
         out=out, mock_data=mock_data,
     )  # fmt: skip
     block = ElasticConfig.of(elastic).with_absolute_paths()
-    own = BridgeRecipe(recipe, ranked=ranked)
-    parent = rules.check(own, block, options)
+    fields = BridgeRecipe(recipe, ranked=ranked)
+    parent = rules.check(fields, block, options)
     register_layers()
-    rules.tell(own, block, options, parent, trains=not rank_only)
-    rates = Rates(**rules.rates_of(own, block, options))
-    _model(own, block, vocabulary_rows(options.teacher))
-    _precision(own, block)
-    _checkpoints(own)
+    rules.tell(fields, block, options, parent, trains=not rank_only)
+    rates = Rates(**rules.rates_of(fields, block, options))
+    _model(fields, block, vocabulary_rows(options.teacher))
+    _precision(fields, block)
+    _checkpoints(fields)
     overrides = ElasticOverrides(recipe.optimizer_config_override_provider, elastic=block.to_dict())
-    own.put("optimizer_config_override_provider", overrides)
+    fields.put("optimizer_config_override_provider", overrides)
     members = (recipe.validation.eval_iters or 0) * len(block.budgets)
-    own.put("validation.eval_iters", members, "every member is validated")
+    fields.put("validation.eval_iters", members, "every member is validated")
     if rank_only:
         recipe.checkpoint.save_optim, recipe.validation.eval_iters = False, 0
-    run = _run(own, block, options, rates, rank_only)
-    run.changes = own.changes.text(recipe)
+    run = _run(fields, block, options, rates, rank_only)
+    run.changes = fields.changes.text(recipe)
     if verbose and get_rank_safe() == 0:
         print(run.changes, flush=True)
     return run
 
 
-def _model(own: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
-    model = own.made.model
+def _model(fields: BridgeRecipe, block: ElasticConfig, rows: int | None) -> None:
+    model = fields.made.model
     use_our_layers(model)
-    own.changes.reasons["model.moe_router_force_load_balancing"] = "the router chooses experts"
+    fields.changes.reasons["model.moe_router_force_load_balancing"] = "the router chooses experts"
     if rows is not None:  # as Bridge pads the tokenizer's, other ranks would have another padding
-        own.put("model.vocab_size", rows, "the teacher's")
-        own.put("model.should_pad_vocab", False, "the teacher's is whole")
-        own.put("tokenizer.use_tokenizer_vocab_size", False, "the model takes the teacher's vocabulary")
-        if own.get("tokenizer.tokenizer_type") == PLACEHOLDER:
-            own.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
-    own.put("model.seq_length", own.get("length"), "that of the data")
-    _mark_stages(own)
-    if own.ranks("pipeline") > 1 and block.distill.has_teacher:
+        fields.put("model.vocab_size", rows, "the teacher's")
+        fields.put("model.should_pad_vocab", False, "the teacher's is whole")
+        fields.put("tokenizer.use_tokenizer_vocab_size", False, "the model takes the teacher's vocabulary")
+        if fields.get("tokenizer.tokenizer_type") == PLACEHOLDER:
+            fields.put("tokenizer.vocab_size", rows, "the teacher's; NullTokenizer stands for none")
+    fields.put("model.seq_length", fields.get("length"), "that of the data")
+    _mark_stages(fields)
+    if fields.ranks("pipeline") > 1 and block.distill.has_teacher:
         why = "stages pass on the teacher's hidden states beside the student's"
-        own.put("model.variable_seq_lengths", True, why)
+        fields.put("model.variable_seq_lengths", True, why)
         model.moe_token_dispatcher_type = "alltoall"  # megatron-core asks for it, experts or not
 
 
-def _mark_stages(own: BridgeRecipe) -> None:
+def _mark_stages(fields: BridgeRecipe) -> None:
     """Divide the pattern into pipeline stages of equal length, where the recipe divides it in no other way."""
-    model, pattern, stages = own.made.model, own.get("pattern"), own.ranks("pipeline")
+    model, pattern, stages = fields.made.model, fields.get("pattern"), fields.ranks("pipeline")
     uneven = model.num_layers_in_first_pipeline_stage or model.num_layers_in_last_pipeline_stage
     if stages > 1 and pattern and "|" not in pattern and not uneven:
         size = len(pattern) // stages
         parts = (pattern[i : i + size] for i in range(0, len(pattern), size))
-        own.put("pattern", "|".join(parts), "megatron-core deprecates stages that no mark divides")
+        fields.put("pattern", "|".join(parts), "megatron-core deprecates stages that no mark divides")
 
 
 def use_our_layers(model: Any) -> None:
@@ -188,42 +190,44 @@ def use_our_layers(model: Any) -> None:
     rules.use_our_layers(model)
 
 
-def _precision(own: BridgeRecipe, block: ElasticConfig) -> None:
+def _precision(fields: BridgeRecipe, block: ElasticConfig) -> None:
     """Turn off 8-bit formats and overlaps that no family can have."""
-    recipe, low = own.made, own.made.mixed_precision
+    recipe, low = fields.made, fields.made.mixed_precision
     recipe.comm_overlap = None  # it would turn all on
     if any(word in low if isinstance(low, str) else getattr(low, word, None) for word in ("fp8", "fp4")):
         recipe.mixed_precision = "bf16_mixed"
     half = recipe.mixed_precision is not None or recipe.model.bf16 or recipe.model.fp16
-    rules.set_optimizer(own, block, half)
+    rules.set_optimizer(fields, block, half)
     # a resumed run has the recipe's rates; Bridge would take the checkpoint's, or fail an assertion
-    own.put("scheduler.override_opt_param_scheduler", True)
-    own.put("scheduler.use_checkpoint_opt_param_scheduler", False)
-    if own.get("distributed"):  # Bridge would do so, and warn
-        own.put("ddp.use_distributed_optimizer", True)
+    fields.put("scheduler.override_opt_param_scheduler", True)
+    fields.put("scheduler.use_checkpoint_opt_param_scheduler", False)
+    if fields.get("distributed"):  # Bridge would do so, and warn
+        fields.put("ddp.use_distributed_optimizer", True)
 
 
-def _checkpoints(own: BridgeRecipe) -> None:
-    if own.get("checkpoint.load") is None:
-        own.put("checkpoint.load", own.get("save"), "a run that was stopped resumes")
+def _checkpoints(fields: BridgeRecipe) -> None:
+    if fields.get("checkpoint.load") is None:
+        fields.put("checkpoint.load", fields.get("save"), "a run that was stopped resumes")
     # a parent's holds no members, and would be read over the sorted weights
-    own.put("checkpoint.pretrained_checkpoint", absolute_if_there(own.ranked), "the teacher is the start")
-    own.put("checkpoint.ckpt_format", "torch_dist")
-    use_our_manager(own.made.checkpoint)
-    own.changes.reasons["checkpoint.custom_manager_class"] = "no save that fails half-way"
+    fields.put("checkpoint.pretrained_checkpoint", absolute_if_there(fields.ranked), "the teacher is the start")
+    fields.put("checkpoint.ckpt_format", "torch_dist")
+    use_our_manager(fields.made.checkpoint)
+    fields.changes.reasons["checkpoint.custom_manager_class"] = "no save that fails half-way"
 
 
-def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: Rates, rank_only: bool) -> ElasticRun:
-    recipe, stage, folder = own.made, options.stage, own.get("save") or "."
+def _run(
+    fields: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: Rates, rank_only: bool
+) -> ElasticRun:
+    recipe, stage, folder = fields.made, options.stage, fields.get("save") or "."
     previous = options.previous if stage > 1 else None
 
     def before() -> Path | None:
-        rules.check_refused(own)  # a script may have set them again
-        refused = refused_overlaps(own.ranks("pipeline"))
+        rules.check_refused(fields)  # a script may have set them again
+        refused = refused_overlaps(fields.ranks("pipeline"))
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
-        rules.check_vocabularies(own, vocabulary_rows(options.teacher))  # which may not have been there
+        rules.check_vocabularies(fields, vocabulary_rows(options.teacher))  # which may not have been there
         start, done = check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
-        callback.rates = rates.after(done, own.get("steps"))
+        callback.rates = rates.after(done, fields.get("steps"))
         recipe.optimizer_config_override_provider.done_steps = done  # the next stage reads it
         return start
 
@@ -232,7 +236,7 @@ def _run(own: BridgeRecipe, block: ElasticConfig, options: StageOptions, rates: 
         block,
         teacher=options.teacher,
         stage=stage,
-        steps=own.get("steps"),
+        steps=fields.get("steps"),
         before=before,
         rank_only=rank_only,
     )

@@ -126,9 +126,9 @@ class BridgeRecipe(Recipe):
         ranks = (block.ranking is None and not block.is_sorted) or block.searches
         finds = stage == 1 and ranks and not self.starts_ranked
         if finds and self.get("dataset.dataloader_type") == "external":
-            own = "your own loader needs ranked= from a run with rank_only=True"
+            loader = "your own loader needs ranked= from a run with rank_only=True"
             raise self.bad(
-                "dataset.dataloader_type", f"single, cyclic or batch, because this stage finds shapes; {own}"
+                "dataset.dataloader_type", f"single, cyclic or batch, because this stage finds shapes; {loader}"
             )
         resets = self.get("reset_position_ids")
         if block.data.documents == APART and resets:

@@ -174,8 +174,8 @@ def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = 
         job: of the run, but for the slicing.
         stopped: exit code where the job is stopped before the end of its training.
     """
-    own = CurriculumRun.from_dict(run)
-    train_to_the_end(family_of(family, own).build(job, own), stopped)
+    curriculum = CurriculumRun.from_dict(run)
+    train_to_the_end(family_of(family, curriculum).build(job, curriculum), stopped)
 
 
 def plain(family: BridgeFamily) -> dict[str, Any]:
@@ -184,6 +184,6 @@ def plain(family: BridgeFamily) -> dict[str, Any]:
     return {"name": family.name, "stock": f"{stock.__module__}:{stock.__qualname__}", "shape": family.shape}
 
 
-def family_of(values: Mapping[str, Any], own: CurriculumRun) -> BridgeFamily:
+def family_of(values: Mapping[str, Any], curriculum: CurriculumRun) -> BridgeFamily:
     """The family of `plain`, of a run's block."""
-    return BridgeFamily(values["name"], resolve_name(values["stock"]), values["shape"], own.block)
+    return BridgeFamily(values["name"], resolve_name(values["stock"]), values["shape"], curriculum.block)

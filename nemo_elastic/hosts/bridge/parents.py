@@ -50,9 +50,9 @@ def nemotronh_8b_pretrain_config() -> Any:
 
 
 def _recipe(name: str, shape: str, tensor: int) -> Any:
-    own = getattr(nemotronh, name, None)
-    if own is not None:
-        return own()
+    stock = getattr(nemotronh, name, None)
+    if stock is not None:
+        return stock()
     config = _pretrain_common()
     ranks = {"tensor_model_parallel_size": tensor, "sequence_parallel": True, "pipeline_dtype": torch.bfloat16}
     config.model = provider_of(preset(shape), seq_length=8192, **ranks)

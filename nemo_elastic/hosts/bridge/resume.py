@@ -138,26 +138,26 @@ def check_start(
     Raises:
         ElasticError: it is damaged, may run something, belongs to another family, or its stage has not ended.
     """
-    own, passed = on_first(lambda: _own(checkpoint))
+    resumed, passed = on_first(lambda: _to_resume(checkpoint))
     report(passed, first)
-    if own is not None:
-        checkpoint.ckpt_step = step_of(own)  # Bridge would start from what its trackers name
-    own = own or last_iteration(checkpoint.load)
-    start = own or last_iteration(previous or checkpoint.pretrained_checkpoint)
+    if resumed is not None:
+        checkpoint.ckpt_step = step_of(resumed)  # Bridge would start from what its trackers name
+    resumed = resumed or last_iteration(checkpoint.load)
+    start = resumed or last_iteration(previous or checkpoint.pretrained_checkpoint)
     if start is None:
         if previous is not None:
             left = model_in(Path(previous))  # the folder of a training holds its checkpoints in another
             hint = f", such as {left}" if left is not None else ""
             raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
         return None, 0
-    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed=own is not None)
-    if own is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
+    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed=resumed is not None)
+    if resumed is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
         check_file(newest)  # by which Bridge finds it
     report(changed, first)
-    return start, BRIDGE.done_steps(start, stage, resumed=own is not None)
+    return start, BRIDGE.done_steps(start, stage, resumed=resumed is not None)
 
 
-def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
+def _to_resume(checkpoint: Any) -> tuple[Path | None, list[str]]:
     """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over.
 
     That is set aside where Bridge is about to load; in another run's folder nothing is renamed.
@@ -166,26 +166,28 @@ def _own(checkpoint: Any) -> tuple[Path | None, list[str]]:
         return None, []
     folder = Path(checkpoint.load)
     if checkpoint.ckpt_step is None:
-        own, passed = BRIDGE.choose(folder)
+        resumed, passed = BRIDGE.choose(folder)
     else:
-        own, passed = _of_step(checkpoint.load, checkpoint.ckpt_step), []
-        why = BRIDGE.problem(own) if own.is_dir() else "no such folder"
+        resumed, passed = _of_step(checkpoint.load, checkpoint.ckpt_step), []
+        why = BRIDGE.problem(resumed) if resumed.is_dir() else "no such folder"
         if why is not None:
-            raise ElasticError(f"checkpoint.ckpt_step: {own}: {why}")
+            raise ElasticError(f"checkpoint.ckpt_step: {resumed}: {why}")
     if checkpoint.load == checkpoint.save and torch.distributed.is_initialized():
-        BRIDGE.clear(folder, own)
-    if own is not None and not checkpoint_exists(checkpoint.load):
-        raise ElasticError(f"checkpoint.load: {folder}: without {TRACKER} Megatron-Bridge does not load {own.name}")
-    return own, passed
+        BRIDGE.clear(folder, resumed)
+    if resumed is not None and not checkpoint_exists(checkpoint.load):
+        raise ElasticError(
+            f"checkpoint.load: {folder}: without {TRACKER} Megatron-Bridge does not load {resumed.name}"
+        )
+    return resumed, passed
 
 
 def go_on_from(previous: str, state: Any, model: list[Any], optimizer: Any) -> None:
     """Load weights, members and the optimizer's state of the stage before, and count steps from 0 again."""
     checkpoint = state.cfg.checkpoint
-    own, checkpoint.load = checkpoint.load, str(Path(previous))
+    before, checkpoint.load = checkpoint.load, str(Path(previous))
     try:
         with own_groups():
             load_checkpoint(state, model, optimizer, None)
     finally:
-        checkpoint.load = own
+        checkpoint.load = before
     state.train_state = TrainState()

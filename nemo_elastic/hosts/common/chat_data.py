@@ -48,5 +48,5 @@ def chat_folder(run: CurriculumRun, job: str, packed: str) -> str:
 def packed_files(folder: str, packed: str) -> dict[str, str]:
     """Fields of a host's `PackedSequenceSpecs`: the files of a chat folder."""
     train, validation = (os.path.join(folder, f"{name}{NAMES[packed]}") for name in CHAT_SPLITS.values())
-    own = {"packed_train_data_path": train, "packed_val_data_path": validation}
-    return own | {"packed_metadata_path": os.path.join(folder, METADATA)}
+    files = {"packed_train_data_path": train, "packed_val_data_path": validation}
+    return files | {"packed_metadata_path": os.path.join(folder, METADATA)}

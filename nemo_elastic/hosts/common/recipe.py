@@ -89,8 +89,8 @@ class Recipe(ABC):
     @property
     def starts_ranked(self) -> bool:
         """Whether the first stage finds a ranking, of another run's or its own checkpoints."""
-        own = self.get("own checkpoints")
-        return self.ranked is not None or (own is not None and Path(own).exists())
+        folder = self.get("own checkpoints")
+        return self.ranked is not None or (folder is not None and Path(folder).exists())
 
     def warmup(self, total_steps: int) -> tuple[str, int] | None:
         """Steps of warm-up, and the field that says so."""

@@ -98,9 +98,9 @@ class MetricsWriter(pl.Callback, io.IOMixin):
         """
         state = AppState()
         self._file = Path(self.path or Path(state.log_dir or ".", METRICS))
-        own = self._file.resolve()
+        ours = self._file.resolve()
         state.files_to_move = [
-            file for file in map(Path, state.files_to_move or ()) if file.resolve() != own and not is_temporary(file)
+            file for file in map(Path, state.files_to_move or ()) if file.resolve() != ours and not is_temporary(file)
         ]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -41,7 +41,7 @@ def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch:
     built: list[Any] = []
     monkeypatch.setattr(bridge_jobs, "train_to_the_end", built.append)
     monkeypatch.setattr(bridge_jobs, "pretrain", lambda config, _: built.append(config))
-    family, own = rehearsal.family, rehearsal.own
+    family, own = rehearsal.family, rehearsal.scaled
     _, wanted = run.rehearsal_jobs(family, own, rehearsal.short)
     for name, job in list(rehearsal.jobs.items())[:-1]:
         fiddle.build(job.task)()
@@ -69,11 +69,11 @@ def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
     family = stock_sft.family("h_47b")
     rehearsal = rehearsal_of(family, str(tmp_path))
     assert {change.why for change in rehearsal.changed} == WHYS
-    jobs = family.build_all(rehearsal.own)
+    jobs = family.build_all(rehearsal.scaled)
     assert jobs["rank"].config.model.pipeline_model_parallel_size == 1
     for job, run in jobs.items():
         assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, job
-    parent = family.stock_recipe("parent", parent_run(rehearsal.own, rehearsal.short)).dataset
+    parent = family.stock_recipe("parent", parent_run(rehearsal.scaled, rehearsal.short)).dataset
     assert isinstance(parent, GPTDatasetConfig)
     assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
 

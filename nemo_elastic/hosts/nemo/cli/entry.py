@@ -104,20 +104,22 @@ class ElasticContext(run.cli.RunContext):
             base = LazyEntrypoint(trainer, factory=factory).resolve(ctx=self)
         with _one_line("recipe"):
             fields, overrides = give_data(base, file.recipe, file.overrides)
-        own = OmegaConf.create(fields)
-        settings = [f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(own, has_factory=bool(factory))]
+        given = OmegaConf.create(fields)
+        settings = [
+            f"{name}{op}{value}" for name, op, value in dictconfig_to_dot_list(given, has_factory=bool(factory))
+        ]
         with _one_line("recipe", base, [*settings, *overrides]):
-            return LazyEntrypoint(trainer, lambda: base, own, overrides).resolve(ctx=self), file
+            return LazyEntrypoint(trainer, lambda: base, given, overrides).resolve(ctx=self), file
 
     def parse_fn(self, fn: Any, args: list[str], **default_kwargs: Any) -> Any:
         """The elastic recipe; prints what was changed. One that starts here has a CPU's settings without a GPU."""
         recipe, file = self.read(args)
         if self.starts_here and not torch.cuda.is_available():
-            own = NemoRecipe(recipe)
-            own.check_kind()  # so that there is a model and a strategy
+            view = NemoRecipe(recipe)
+            view.check_kind()  # so that there is a model and a strategy
             without_cuda(recipe)
-            if own.changes.lines(recipe):  # a tiny recipe has a CPU's settings
-                typer.echo(own.changes.text(recipe, "a machine without a GPU"))
+            if view.changes.lines(recipe):  # a tiny recipe has a CPU's settings
+                typer.echo(view.changes.text(recipe, "a machine without a GPU"))
         return file.apply(recipe, apply_elastic)
 
     @property

@@ -117,40 +117,40 @@ def change(
     """
     block = ElasticConfig.of(elastic).with_absolute_paths()
     options = replace(options, teacher=newest_of(options.teacher), previous=newest_of(options.previous, "previous"))
-    own = NemoRecipe(recipe, changes)
-    parent = check(own, block, options)
-    tell(own, block, options, parent, trains)
-    _model(own, block, options)
-    _optimizer(own, block, rates_of(own, block, options))
-    _precision(own, block)
-    _callbacks(own, options)
-    _start(own, options)
-    return own.changes
+    fields = NemoRecipe(recipe, changes)
+    parent = check(fields, block, options)
+    tell(fields, block, options, parent, trains)
+    _model(fields, block, options)
+    _optimizer(fields, block, rates_of(fields, block, options))
+    _precision(fields, block)
+    _callbacks(fields, options)
+    _start(fields, options)
+    return fields.changes
 
 
-def _model(own: NemoRecipe, block: ElasticConfig, options: StageOptions) -> None:
-    old, length = own.get("model"), own.get("length")
+def _model(fields: NemoRecipe, block: ElasticConfig, options: StageOptions) -> None:
+    old, length = fields.get("model"), fields.get("length")
     kept = {k: getattr(old, k) for k in ("tokenizer", "model_transform") if getattr(old, k, None) is not None}
-    own.made.model = run.Config(
+    fields.made.model = run.Config(
         ElasticMambaModel,
         config=old.config,
         elastic=block.to_dict(),
         teacher=options.teacher,
         stage=options.stage,
-        stage_steps=own.get("steps"),
+        stage_steps=fields.get("steps"),
         **kept,
     )
     if length is not None:  # it was refused where both were written down and differ
-        own.put("model.config.seq_length", length)
+        fields.put("model.config.seq_length", length)
     use_our_layers(old.config)
 
 
-def _optimizer(own: NemoRecipe, block: ElasticConfig, rates: dict[str, Any]) -> None:
+def _optimizer(fields: NemoRecipe, block: ElasticConfig, rates: dict[str, Any]) -> None:
     if block.router:
         rates = rates | {"router_lr": block.router.lr}
-    own.made.optim = run.Config(
+    fields.made.optim = run.Config(
         ElasticOptimizer,
-        config=own.get("optimizer"),
+        config=fields.get("optimizer"),
         no_weight_decay_cond=no_weight_decay,
         scale_lr_cond=is_router if block.router else None,
         lr_mult=ROUTER_MARK if block.router else 1.0,
@@ -158,55 +158,55 @@ def _optimizer(own: NemoRecipe, block: ElasticConfig, rates: dict[str, Any]) -> 
         # end; ours counts `total_steps`, over all stages, under a name that NeMo does not know
         lr_scheduler=run.Config(ElasticSchedule, **rates),
     )
-    own.changes.reasons["optim.lr_mult"] = "marks the router, whose rate is router_lr of the schedule"
+    fields.changes.reasons["optim.lr_mult"] = "marks the router, whose rate is router_lr of the schedule"
 
 
-def _precision(own: NemoRecipe, block: ElasticConfig) -> None:
+def _precision(fields: NemoRecipe, block: ElasticConfig) -> None:
     """Turn off 8-bit formats, and overlaps and checks that no family can have."""
-    if own.get("ddp") == "megatron":  # NeMo's default
-        own.put("ddp", run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True))
-    plugins, half = own.get("trainer.plugins"), False
+    if fields.get("ddp") == "megatron":  # NeMo's default
+        fields.put("ddp", run.Config(DistributedDataParallelConfig, check_for_nan_in_grad=True))
+    plugins, half = fields.get("trainer.plugins"), False
     for plugin in plugins if isinstance(plugins, list) else [plugins]:
         for name in sorted(getattr(plugin, "__arguments__", {})):
             if name.startswith(LOW_PRECISION) and getattr(plugin, name) not in (None, False, 0):
                 delattr(plugin, name)
         half = half or "16" in str(getattr(plugin, "precision", None))
-    set_optimizer(own, block, half)
+    set_optimizer(fields, block, half)
 
 
-def _callbacks(own: NemoRecipe, options: StageOptions) -> None:
+def _callbacks(fields: NemoRecipe, options: StageOptions) -> None:
     # one that would turn the overlaps on again is left out
     kept = [
         callback
-        for callback in own.get("trainer.callbacks") or []
+        for callback in fields.get("trainer.callbacks") or []
         if getattr(made_by(callback), "__name__", "") != "MegatronCommOverlapCallback"
     ]
-    folder = own.get("save") or own.get("log.log_dir") or "."
+    folder = fields.get("save") or fields.get("log.log_dir") or "."
     if not any(made_by(callback) is MetricsWriter for callback in kept):
         kept.append(run.Config(MetricsWriter, label=f"stage{options.stage}"))
     ours = run.Config(ElasticCallback, out=options.out or f"{folder}/elastic"), run.Config(StopInTime)
-    own.made.trainer.callbacks = [*kept, *ours]
+    fields.made.trainer.callbacks = [*kept, *ours]
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
-    own.put("trainer.inference_mode", False)
+    fields.put("trainer.inference_mode", False)
 
 
-def _start(own: NemoRecipe, options: StageOptions) -> None:
+def _start(fields: NemoRecipe, options: StageOptions) -> None:
     """What a run starts from. NeMo's classes that write checkpoints and find them again give way to ours."""
     if options.stage > 1:
         start = run.Config(nl.RestoreConfig, path=options.previous, load_model_state=True, load_optim_state=True)
-        own.made.resume = run.Config(
+        fields.made.resume = run.Config(
             nl.AutoResume, resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=start
         )
-    elif own.get("resume.restore_config") is not None:
+    elif fields.get("resume.restore_config") is not None:
         # it holds no router, and would be read over the sorted weights
-        own.put("resume.restore_config", None, "the teacher is the start")
+        fields.put("resume.restore_config", None, "the teacher is the start")
     for name, stock, ours in (
         ("resume", nl.AutoResume, ElasticResume),
         ("log.ckpt", nl.ModelCheckpoint, ElasticCheckpoint),
     ):
-        old = own.get(name)
+        old = fields.get(name)
         if isinstance(old, run.Config) and made_by(old) is stock:
-            own.put(name, run.Config(ours, **old.__arguments__))
-    if options.stage == 1 and made_by(own.get("log.ckpt")) is ElasticCheckpoint:
+            fields.put(name, run.Config(ours, **old.__arguments__))
+    if options.stage == 1 and made_by(fields.get("log.ckpt")) is ElasticCheckpoint:
         # which NeMo's default would leave out
-        own.put("log.ckpt.save_optim_on_train_end", True, "stage 2 continues from it")
+        fields.put("log.ckpt.save_optim_on_train_end", True, "stage 2 continues from it")
