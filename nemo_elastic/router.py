@@ -53,7 +53,7 @@ class Router(nn.Module):
     """Chooses a member for a budget.
 
     Args:
-        space: members that it chooses from; free axes get a network, rigid ones their only choice.
+        space: members that it chooses from; free axes get a network, rigid ones have a single choice.
         budgets: all budgets, the parent first, as in `ElasticConfig.budgets`.
         config: sizes and schedules.
         seed: of the initial weights and of the noise; the same on all ranks.
@@ -96,7 +96,7 @@ class Router(nn.Module):
 
     @property
     def space(self) -> Space:
-        """Members that are chosen from. It follows `drop_order`, so a checkpoint brings its own.
+        """The space of members; it depends on `drop_order`, which a checkpoint stores.
 
         May be set, once a ranking is known: to a space that differs in its drop order only.
         """
@@ -174,8 +174,8 @@ class Router(nn.Module):
         Args:
             budget: position or name.
             tau: temperature; scale: factor on the logits (`schedule`).
-            noise: (step, micro-batch) to sample g for. Every budget and axis has its own noise, the same on all ranks.
-                None: none.
+            noise: (step, micro-batch) to sample g for. Noise differs between budgets and axes and is the same on all
+                ranks. None: none.
 
         Returns:
             axis -> [slots, choices]; rigid axes have the one probability 1.
@@ -266,7 +266,7 @@ class Router(nn.Module):
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
         """|C/C_target - 1| of the expected cost C.
 
-        Of several limits each has its own, and they are summed; what is below its target is pulled up only while no
+        With several limits their losses are summed; what is below its target is pulled up only while no
         other limit is exceeded.
 
         Args:
@@ -284,7 +284,7 @@ class Router(nn.Module):
     def choose(self, budget: int | str) -> Subnet:
         """The member of the largest logits, without noise: deterministic, not yet projected (see `family`).
 
-        The parent's own budget always gives the parent.
+        The parent's budget always gives the parent.
         """
         if self.budgets[self.index(budget)].is_parent:
             return self.space.full

@@ -77,7 +77,7 @@ _Weight = Annotated[float, Between(0, 1e9, "a weight of at least 0")]
 
 @dataclass(frozen=True)
 class ElasticConfig:
-    """The whole block. See the attributes' own classes.
+    """The whole block. See the classes of its sections.
 
     Attributes:
         budgets: members from the largest to the smallest; the parent is always one of them.

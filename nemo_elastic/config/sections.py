@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the `elastic:` block: ranking, search, router, loss, and what is not finite."""
+"""Sections of the `elastic:` block: ranking, search, router, loss, data, and non-finite values."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ImportanceConfig:
             its embedding and a family that keeps the whole width are ranked by magnitude.
         ffn: activation (what enters the second linear) or first (the first linear's output).
         aggregation: l2_mean (root of the sum over sequences of the squared mean) or mean.
-        experts: mean (of an expert's weight times the norm of what it puts out, over the tokens sent to it) or l2 (the
+        experts: mean (of an expert's weight times the norm of its output, over the tokens routed to it) or l2 (the
             root of the mean square).
         depth: mse (iterative: drop the least important layer, recompute) or cosine (one pass).
         depth_samples: of those, the sequences on which dropped layers are measured, by all data-parallel ranks
@@ -69,7 +69,7 @@ class SearchConfig:
         candidates: members measured at most; fewer where no other can win.
         tokens: training tokens on which each candidate is measured, untrained: the mean divergence (KL) of its logits
             from the whole parent's. They are the first of the run's data, in whole sequences of its length, of all
-            data-parallel ranks together, of which each measures at least one.
+            data-parallel ranks together, at least one on each.
     """
 
     candidates: _AtLeastOne = 256
@@ -86,7 +86,7 @@ class RouterConfig:
 
     Attributes:
         hidden: width of each axis' MLP.
-        lr: its own learning rate. At 1e-2 nearly all is decided within 200 steps (docs: method, when it decides).
+        lr: its learning rate. At 1e-2 nearly all is decided within 200 steps (docs: method, when it decides).
         tau: Gumbel-softmax temperature at start and at `freeze_at`, linear between.
         scale: factor on the logits at start and at `freeze_at`, linear between.
         init_std: standard deviation of its initial weights.
@@ -116,7 +116,7 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Training loss: terms, some of which compare with a teacher.
+    """Training loss: a weighted sum of terms; some compare with a teacher.
 
     Attributes:
         teacher: frozen (the parent as it was; the default), self (the whole model as it is: it learns by the terms
@@ -124,8 +124,8 @@ class DistillConfig:
         terms: term -> weight: kl (forward divergence from the teacher), reverse_kl (the member's from the teacher's),
             ce (cross-entropy); {kl: 1} unless given, {ce: 1} without a teacher.
         temperature: of both distributions in kl and reverse_kl; the loss has no T^2 factor.
-        chunk_tokens: tokens whose logits are held at a time; does not change the loss.
-        teacher_precision: weights of the frozen teacher: null keeps the model's own precision, bf16 holds and runs all
+        chunk_tokens: tokens whose logits are in memory at a time; does not change the loss.
+        teacher_precision: weights of the frozen teacher: null keeps the model's precision, bf16 holds and runs all
             of it in bf16.
         quantize: null, nvfp4 or fp8 (E4M3): quantization-aware distillation. Members run, and are validated, on
             fake-quantized weights of Mamba layers, MLPs and experts, with scales recomputed from the parent's weights

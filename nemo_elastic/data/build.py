@@ -108,7 +108,7 @@ def read_texts(sources: Sequence[str | Path] = ()) -> tuple[list[Row], list[Row]
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE of at most `vocab` entries, single digits always on their own; a short text yields fewer."""
+    """A byte-level BPE of at most `vocab` entries, every digit a separate token; a short text yields fewer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -213,7 +213,7 @@ def fill_pool(
     tokenizer: FamilyTokenizer, length: str, seed: int, tokens: int, held_out: int,
     tell: Callable[[float], None] = lambda share: None,
 ) -> Pool:  # fmt: skip
-    """Generate `short` or `long` problems until there are so many training tokens and different held-out questions.
+    """Generate `short` or `long` problems up to a number of training tokens and of different held-out questions.
 
     There is less than one problem more in training, and there may be fewer held-out questions.
     """

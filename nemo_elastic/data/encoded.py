@@ -4,7 +4,7 @@
 
 A text ends in the tokenizer's `eos_token`, and all of it counts. A conversation is what the chat template makes of it.
 What its `{% generation %}` marks say is an assistant's counts; all of it where there are no marks, as on both hosts.
-Without a template a row of `input` and `output` is the two with a blank between, of which the output counts.
+Without a template a row of `input` and `output` is both with a blank between; the output counts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .sources import BATCH, MAX_DOCUMENT, Chat, Row, grouped, oversized
 
 __all__ = ["CUT", "DROP", "Encoded", "Tally", "encode_rows", "end_of"]
 
-#: what is done with a conversation that is too long
+#: treatment of conversations that are too long
 DROP, CUT = "drop", "cut"
 
 
@@ -49,9 +49,9 @@ class Tally:
     Attributes:
         empty: conversations with an empty answer, or none at all.
         long: those that were too long.
-        unanswered: those of which no token counts, once they were cut.
+        unanswered: cut rows without a token that counts.
         rows: all of them.
-        tokens, counted: tokens of what is left, and those of them that count.
+        tokens, counted: tokens of the remaining rows, and how many of them count.
         first: name of one of the counts -> where the first was.
     """
 
@@ -113,7 +113,7 @@ def encode_rows(
     length: int | None = None,
     too_long: str = DROP,
 ) -> Iterator[Encoded]:
-    """Rows as tokens, in order, without those that have nothing to learn from; `tally` counts what is left out or cut.
+    """Rows as tokens, in order, without those that have nothing to learn from; `tally` counts rows left out or cut.
 
     Conversations of more than `length` tokens are dropped or cut, as `too_long` says. A conversation that the chat
     template does not take is an `ElasticError` with the row's file and line.

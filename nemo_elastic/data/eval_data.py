@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user gives as `--data` -> documents in a family's own tokens, with masks: for `eval`, `rank` and the others.
+"""The user's `--data` as documents in a family's tokens, with loss masks, for `eval`, `rank` and other commands.
 
 It is a data folder or a chat folder of `nemo-elastic data`, or text and conversations as they are.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvalData", "drawn_pieces", "read_eval_data", "training_rows"]
 
-#: tokens of files that are tokenised for each one that is read: what is read is drawn from them
+#: tokens that are tokenised for each token that is used: documents are drawn from them
 SPREAD = 16
 
 
@@ -39,7 +39,7 @@ class EvalData:
     """Documents to read, and where they are from.
 
     Attributes:
-        texts: the user's own, in an order that a seed drew; of a data folder, which may have millions, `documents`
+        texts: the user's, in a seeded order; of a data folder, which may have millions, `documents`
             lists them.
         folder: the data folder that they are from, with its problems; None for text.
         split: of that folder.
@@ -161,7 +161,7 @@ def training_rows(data: Path, source: Checkpoint, samples: int, length: int) -> 
 
 
 def _end(tokenizer: FamilyTokenizer, source: Checkpoint) -> int | None:
-    """The token that ends a text: the tokenizer's own, or else one that ends an answer; None where there is none."""
+    """The token that ends a text: the tokenizer's, or else one that ends an answer; None without one."""
     if tokenizer.end_id is not None:
         return tokenizer.end_id
     from nemo_elastic.runtime.member_model import Companions  # brings torch

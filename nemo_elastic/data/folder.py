@@ -160,7 +160,7 @@ class DataFolder(_Described):
     Attributes:
         path: The folder.
         vocab_size: Rows of a model that knows every token.
-        seed: What it was built with.
+        seed: of the build.
         reasoning: Share of problem tokens that was asked for.
         held_out_problems: Lines of `val_problems.jsonl`.
         python: Version of the Python that built it (and whose library it may hold).
@@ -314,12 +314,12 @@ class ChatFolder(_Described):
         path: the folder.
         vocab_size: rows of a model that knows every token.
         length: tokens of a packed sequence, the most that a conversation has.
-        too_long: what was done with longer ones.
+        too_long: treatment of longer conversations.
         packed: `npy` or `parquet`.
         marked: whether the chat template marks answers; without marks all tokens count.
         seed: of the packing.
         conversations: of each split.
-        sequences: packed ones of each split.
+        sequences: split -> number of packed sequences.
         tally: tokens, those that count, and what was left out.
     """
 
@@ -340,7 +340,7 @@ class ChatFolder(_Described):
         """Open a folder that `nemo-elastic data` wrote of conversations.
 
         Raises:
-            ElasticError: it is none, or its manifest is damaged.
+            ElasticError: not a data folder, or a damaged manifest.
         """
         return cls._read(Path(path))
 

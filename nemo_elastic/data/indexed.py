@@ -57,7 +57,7 @@ class Index:
 
 
 def token_dtype(vocab: int) -> np.dtype:
-    """The type that Megatron stores tokens of such a vocabulary in."""
+    """dtype in which Megatron stores tokens of a vocabulary of this size."""
     return np.dtype("<u2") if vocab < 65_500 else np.dtype("<i4")
 
 
@@ -84,7 +84,7 @@ def write_indexed(prefix: Path, documents: Iterable[np.ndarray], vocab: int) -> 
 
 
 def digest_of(prefix: Path) -> str:
-    """SHA-256 of `prefix.bin`, in hexadecimal, of our own output."""
+    """SHA-256 (hex) of `prefix.bin`, for files that we wrote."""
     total = hashlib.sha256()
     with open(f"{prefix}.bin", "rb") as stream:
         while block := stream.read(2**24):

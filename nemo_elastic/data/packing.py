@@ -3,7 +3,7 @@
 """Conversations packed into sequences of one length, in the files that hosts read: .npy on NeMo, Parquet on Bridge.
 
 A row of either has `input_ids`, `seq_start_id` (where conversations begin in it) and `loss_mask`, which says of each
-token whether the one *behind* it counts, as both hosts' own packing leaves it.
+token whether the *next* one counts, as in both hosts' packing.
 """
 
 from __future__ import annotations

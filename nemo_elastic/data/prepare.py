@@ -47,10 +47,10 @@ from .sources import HELD_OUT, Row, drawn, find_files, hold_out, holds_chat, rea
 
 __all__ = ["Progress", "Split", "place_of_tokenizer", "prepare", "write_manifest", "write_splits"]
 
-#: bytes of text that are held out at most, whatever there is: validation reads millions of tokens, not billions
+#: maximum bytes of held-out text: validation reads millions of tokens, not billions
 _HELD_OUT_BYTES = 2**26
 
-#: Called with what is being done and how much of it, from 0 to 1.
+#: called with the name of the step and its finished share, from 0 to 1
 Progress = Callable[[str, float], None]
 
 
@@ -77,7 +77,7 @@ def prepare(
         packed: `npy` for NeMo, `parquet` for Megatron-Bridge.
         seed: Of the order of held-out texts, and of the packing.
         force: Replace an existing folder.
-        progress: Called with what is being done, and the share that is done.
+        progress: called with the name of the step and its finished share.
 
     Returns:
         A data folder of texts, a chat folder of conversations.
@@ -118,10 +118,10 @@ def _check(length: int, too_long: str, packed: str) -> None:
 
 
 def place_of_tokenizer(folder: Path) -> Path:
-    """The folder with `tokenizer.json`: a tokenizer's own, a data folder's, a model's, or beside a checkpoint.
+    """The folder with `tokenizer.json`: of a tokenizer, a data folder, a model, or a checkpoint.
 
     Raises:
-        ElasticError: there is none.
+        ElasticError: no tokenizer was found.
     """
     for place in (folder, folder / TOKENIZER):
         if (place / "tokenizer.json").is_file():
@@ -191,7 +191,7 @@ def write_manifest(
     folder: Path, splits: Mapping[str, SplitInfo], corpus: CorpusInfo, vocab: int, seed: int,
     reasoning: float = 0.0, problems: Sequence[Problem] = (),
 ) -> None:  # fmt: skip
-    """Write what a data folder has beside its token files and its tokenizer, and check that it opens."""
+    """Write the other files of a data folder (after token files and tokenizer), and check that it opens."""
     (folder / PROBLEMS).write_text(problem_lines(problems), encoding="utf-8")
     packages = ("tokenizers", "reasoning-gym") if reasoning else ("tokenizers",)
     DataFolder(

@@ -3,7 +3,7 @@
 """Worked reasoning problems as text: question, steps, answer.
 
 The questions come from reasoning-gym; the steps are derived from what its generators tell about a question, and every
-answer is checked by the generator's own scoring. A question is held out by the hash of its own text, so no seed, no
+answer is checked by the generator's scoring. A question is held out by the hash of its text, so no seed, no
 order and no amount of generated problems can bring a held-out question into training.
 
 A solver sees only a generator's metadata and returns (question, steps, answer). The written forms are short, because
@@ -29,7 +29,7 @@ from .sources import rank_of
 SHORT_TOKENS = 128
 #: Longer problems are dropped: they would not fit the context of stage 2 either.
 LONG_TOKENS = 500
-#: A question is held out if its rank, from 0 to 2**64, is below: a tenth of all that are possible.
+#: A question is held out if its rank, from 0 to 2**64, is below: a tenth of all possible questions.
 HELD_OUT = 2**64 // 10
 
 _ANSWER = re.compile(r"^(?:steps:)? ?answer: (.*)\n", re.MULTILINE)
@@ -102,7 +102,7 @@ class Problem:
 
 
 def parse_answer(text: str) -> str | None:
-    """The first complete `answer: …` line of a text, or None if there is none."""
+    """The first complete `answer: …` line of a text, or None."""
     match = _ANSWER.search(text)
     return match.group(1).strip() if match else None
 
@@ -194,7 +194,7 @@ def gcd(metadata: dict[str, Any]) -> Solved:
 
 
 def number_sorting(metadata: dict[str, Any]) -> Solved:
-    """`sort up 71 5 23`: take the next one, and write down what is left."""
+    """`sort up 71 5 23`: take the next number, and write down the rest."""
     left = [int(float(number)) for number in metadata["original_numbers"]]
     up = metadata["direction"] == "ascending"
     question = f"sort {'up' if up else 'down'} {_join(left)}"

@@ -71,7 +71,7 @@ class Chat:
 
     @property
     def is_answered(self) -> bool:
-        """Whether there is an assistant's message, and none is empty."""
+        """Whether there is an assistant's message and no empty one."""
         answers = [m for m in self.messages if m["role"] == "assistant"]
         return bool(answers) and all(m["content"].strip() or m.get("tool_calls") for m in answers)
 
@@ -112,7 +112,7 @@ def rank_of(key: str) -> int:
 
 
 def document_rank(key: str) -> int:
-    """The rank of a document by what it is known by."""
+    """The rank of a document by its key."""
     return rank_of(f"held out: {key}")
 
 
@@ -153,7 +153,7 @@ def find_files(sources: Iterable[str | Path]) -> list[tuple[Path, str]]:
     """The files that are meant, each with its name.
 
     Raises:
-        ElasticError: a source is missing, of no known kind, or a folder without such files.
+        ElasticError: a source is missing, of an unknown kind, or a folder without files of a known kind.
     """
     files: list[tuple[Path, str]] = []
     for source in map(Path, sources):

@@ -62,7 +62,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the share of all such problems lies, with 95% confidence."""
+        """95% confidence interval (Wilson) of the share of correct answers."""
         return wilson(self.correct, self.total)
 
     def by(self, key: Callable[[Problem], Any]) -> dict[Any, Accuracy]:

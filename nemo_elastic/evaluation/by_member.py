@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of every member of some families: loss, answers to problems, lm-eval tasks."""
+"""Evaluation of every member of families: loss, answers to problems, lm-eval tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORWARD = 4096
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured.
+    """The measures to run.
 
     Attributes:
         problems: most problems that are solved; tokens: that are predicted at least, in contexts of `seq_length`.
@@ -57,7 +57,7 @@ class Measures:
 
 
 def tokenizer_of(source: Path, data: EvalData | None) -> Path:
-    """The folder of the tokenizer that lm-eval reads: the source's own, or else the data's."""
+    """The folder of the tokenizer that lm-eval reads: that of the source, or else of the data."""
     if (source / "tokenizer.json").is_file():
         return source
     if data is not None and data.folder is not None:

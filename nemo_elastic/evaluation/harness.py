@@ -25,12 +25,12 @@ from .scoring import Model, greedy_answers, log_probs
 
 #: tokens of a window of rolling log-likelihood (Nemotron-H has no positions, so this is a bound on memory, not on it)
 WINDOW = 2048
-#: what the harness's own models take where a task sets no limit
+#: lm-eval's default number of generated tokens for tasks without a limit
 MAX_NEW_TOKENS = 256
 
 
 class Harness:
-    """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with task files of one's own.
+    """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with the user's task files.
 
     `ElasticError` where the harness is not installed, has no such task, or a task asks for what we do not do.
     """

@@ -71,7 +71,7 @@ def against_random(
 ) -> Comparison:
     """Compare the members chosen for prompts, [n], with chance.
 
-    Prompts of one group, such as a document, are not independent; without `groups` each prompt is a group.
+    Prompts of one group, such as a document, are not independent; without `groups` every prompt is a group.
     """
     cost = float(np.clip(costs[chosen].mean(), costs[0], costs[-1]))
     shares = random_mix(costs, quality_nm.mean(0), cost)

@@ -37,8 +37,8 @@ def log_probs(
 ) -> torch.Tensor:
     """Log-probability of every label that counts, float64 [b, l - 1] in nats; 0 of labels that do not count.
 
-    Rows run longest first, `batch` at once, up to their last label that counts. What a batch has behind a shorter
-    row's own end is not seen by a causal model's earlier logits. `seen` is called with the numbers of each batch's
+    Rows run longest first, `batch` at once, up to their last label that counts. Padding after a
+    shorter row does not change a causal model's earlier logits. `seen` is called with the numbers of each batch's
     rows and their logits.
     """
     labels_bl, counted_bl = rows.ids_bl[:, 1:], rows.every_count()[:, :-1] != 0
@@ -112,7 +112,7 @@ def perplexity(
 def answer_loss(
     model: Model, documents: Iterable[Encoded], seq_length: int, batch: int = 8, max_tokens: int | None = None
 ) -> Loss:
-    """Mean loss over the tokens that count, in documents that are each read from their own beginning.
+    """Mean loss over the tokens that count, in documents, each read from its beginning.
 
     Once `max_tokens` tokens count, no more documents are read. `ElasticError` where none counts, or for a loss that is
     no number.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The right shape for a task: a search inside a trained family by its loss on the task's own text.
+"""The right shape for a task: a search inside a trained family by its loss on the task's text.
 
 Whole documents are dealt out to two halves, one to choose by, one to say how good the choice is. The path's shape at
 the budget is the start. What the search finds is compared with it on the other half, document by document. It is taken
@@ -42,7 +42,7 @@ class Half:
     """Documents, cut into sequences.
 
     Attributes:
-        rows: the sequences; none is of two documents.
+        rows: sequences, each from a single document.
         document_s: which document each is of: numbers from 0 on.
     """
 
@@ -87,7 +87,7 @@ class Halves:
     Attributes:
         search: what candidates are compared on.
         held_out: what no candidate was compared on.
-        of_one: whether all of it is one document, and the halves are what comes before and behind its middle.
+        of_one: whether all of it is one document, divided at its middle.
     """
 
     search: Half
@@ -98,9 +98,10 @@ class Halves:
 def halves_of(documents: Sequence[Encoded], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
     """Deal documents out to two halves of about as many tokens, and cut them into sequences of `length` labels.
 
-    A document is in one half only, and ends in its own end token. One document alone is halved itself, and a sequence
-    between is left out. The half to search on has at most `most` labels, the other one four times as many. The seed
-    says how documents are dealt: the same arguments give the same halves. `where` names the documents in errors.
+    A document is in one half only and ends in its end token. A single document is divided at its middle, and a
+    sequence between is left out. The half to search on has at most `most` labels, the other one four times as many.
+    The seed says how documents are dealt: the same arguments give the same halves. `where` names the documents in
+    errors.
     """
     given = [document for document in documents if _counted(document)]
     of_one = len(given) == 1
@@ -161,7 +162,7 @@ class Specialized:
 
     Attributes:
         path: the path's shape at the budget, where the search began.
-        candidate: the shape with the lowest loss on the half that was searched on; `path` where none is lower.
+        candidate: the shape with the lowest loss on the half that was searched on; `path` if it has no higher loss.
         searched: losses of the two on that half, the path's first.
         held_out: losses of the two on the other half.
         gain: by how much the found shape is better on the other half, over its documents; None of too few.

@@ -42,7 +42,7 @@ __all__ = [
     "whole_sizes",
 ]
 
-#: where layers are, the model's own and those that predict further tokens (`core.prediction`)
+#: prefixes of layers: of the model and of MTP (`core.prediction`)
 _LAYER = re.compile(r"(?:decoder|mtp\.layers\.\d+\.mtp_model_layer)\.layers\.\d+\.")
 _ANY = named(MEGATRON_LAYER, 0)
 #: tensors that a checkpoint holds as one: more than any model has, and too few to fill the memory with names
@@ -77,7 +77,7 @@ def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> li
 
     Args:
         parent: shape of the parent.
-        together: what it holds, see `layout.megatron_tensors`.
+        together: the tensors that it concatenates, see `layout.megatron_tensors`.
         value: the tensor.
     """
     first, wanted = together[0], megatron_shape(together)
@@ -118,7 +118,7 @@ def stacked_of(name: str) -> tuple[str, int] | None:
 
 @lru_cache
 def _numbered(template: str) -> re.Pattern[str]:
-    """The names of a template, of which the numbers are groups i and e."""
+    """Pattern of a template's names, with the numbers as groups i and e."""
     return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d{1,9})", re.escape(template)))
 
 
@@ -162,10 +162,10 @@ def _stack(name: str) -> tuple[str, int] | None:
 
 
 def extra_states(held: Iterable[Tensor]) -> list[tuple[str, int]]:
-    """Names of the (empty) `_extra_state` objects beside some tensors of a checkpoint, and how many each name has."""
+    """Names of a checkpoint's (empty) `_extra_state` objects, and the number of objects per name."""
     out: list[tuple[str, int]] = []
     for t in held:
-        if t.number:  # one of several, of which the first counts all
+        if t.number:  # the first of several counts all
             continue
         place = _LAYER.match(t.megatron)
         count = 1 if t.row.each is None or t.layer is None else t.layer.widths[t.row.each]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every format is opened as: a shape, which part of which parent it is, and its tensors, unread.
+"""`Checkpoint`, which every format is opened as: parent, subnet, and tensors that are not read yet.
 
 Whatever cuts, checks, converts or runs takes a `Checkpoint`, and asks no format. Tensors have the names and the layout
 of a Hugging Face folder; a format that has others gives them so (`adapter`). Functions from checkpoint to checkpoint
@@ -49,7 +49,7 @@ class Origin:
     """Where a member comes from; it stays with every member cut from it.
 
     Attributes:
-        name: the member's name in its family; None for a shape of its own.
+        name: the member's name in its family; None for another shape.
         ranking: digest of the ranking that sorted the parent.
         provenance: of the family, JSON values.
         family: the whole family, so that the rest of its path can be cut from the member; None where it is not known.
@@ -146,7 +146,7 @@ class Checkpoint(Shapes):
 
         Args:
             name: of the weight.
-            dtype: of one of low precision, bfloat16 by default; others keep their own.
+            dtype: for tensors of low precision, bfloat16 by default; other tensors keep theirs.
             copy: see `Tensor.torch`.
         """
         with inside(name):
@@ -167,7 +167,7 @@ class Checkpoint(Shapes):
 
     @property
     def quantization(self) -> Quantization | None:
-        """How most of the model's weights of low precision are stored; None where there are none."""
+        """The most frequent storage scheme of the model's low-precision weights, or None."""
         own = Counter(stored for name, stored in self.storage.items() if not is_mtp(name))
         return own.most_common(1)[0][0] if own else None
 
@@ -221,7 +221,7 @@ def is_gguf(path: Path) -> bool:
 
 @contextmanager
 def unreplaced(folder: Path, opened: os.stat_result | None = None) -> Iterator[None]:
-    """Refuse what is read of a folder that another process replaces, now or since it was opened: it is of two."""
+    """Raise if another process replaced the folder since it was opened: the tensors would be of two models."""
     opened = opened or os.stat(folder)
     try:
         yield

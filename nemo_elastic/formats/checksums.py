@@ -24,7 +24,7 @@ from nemo_elastic.io.read import read_bytes, read_json
 
 try:
     from zlib_ng.zlib_ng import crc32
-except ImportError:  # installed without what it needs; the same sums, ten times slower
+except ImportError:  # optional dependency is missing; the same sums, ten times slower
     from zlib import crc32
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 CHECKSUMS_FILE = "elastic_checksums.json"
-#: largest size of such a file; 12B parameters have a tenth of a megabyte
+#: maximum size of a checksum file; 12B parameters need 0.1 MB
 _BYTES = 2**28
 _ALGORITHM = "crc32"
 
@@ -50,7 +50,7 @@ class Checksums:
     Attributes:
         algorithm: of the tensors' checksums.
         tensors: name of each tensor -> checksum of its bytes, eight hexadecimal digits.
-        files: name of each file that stands beside the weights, and changes what the model says or runs -> SHA-256.
+        files: name of each other file that changes the model's output -> SHA-256.
     """
 
     algorithm: Annotated[str, OneOf((_ALGORITHM,))] = field(default=_ALGORITHM, kw_only=True)
@@ -64,7 +64,7 @@ def hexadecimal(crc: int) -> str:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 of a file that stands beside weights, in hexadecimal digits."""
+    """SHA-256 (hex) of a file without weights."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -75,7 +75,7 @@ def write_checksums(folder: Path, checksums: Checksums) -> None:
 
 
 def read_checksums(folder: Path) -> Checksums | None:
-    """Read the file of a folder; None where there is no such file."""
+    """Read a folder's checksum file; None without one."""
     path = folder / CHECKSUMS_FILE
     if not path.is_file():
         return None
@@ -90,7 +90,7 @@ def read_checksums(folder: Path) -> Checksums | None:
 def family_digest(folder: Path) -> str:
     """SHA-256 over a family's shapes and the checksums of its tensors: another training is another family.
 
-    Extra shapes are none of its members, and may come and go.
+    Extra shapes are not counted: they may be added and removed.
     """
     if not (folder / FILE).is_file():
         raise ElasticError(f"is not a family, because it has no {FILE}", folder)

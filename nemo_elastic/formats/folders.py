@@ -59,9 +59,9 @@ def _megatron() -> Reader:
     return stored
 
 
-#: files of which Megatron-Bridge leaves one: in the folder of a run's checkpoints, and in each of them
+#: files that mark Megatron-Bridge's folders: that of a run's checkpoints, and each checkpoint
 BRIDGE = ("latest_checkpointed_iteration.txt", "run_config.yaml")
-#: in the order in which a folder is asked; what is none of them is read as the first
+#: formats in the order of detection; unknown folders are read as the first
 FORMATS = (
     Format(lambda folder: (folder / "config.json").exists(), lambda: hf),
     Format(lambda folder: any((folder / part).is_dir() for part in ("weights", "context")), _megatron),
@@ -102,7 +102,7 @@ def writer(name: str, *known: str) -> Callable[..., Any]:
 
 
 def model_in(folder: Path) -> Path | None:
-    """The model in the folder of a run or a training, which is none itself: its family, or its newest checkpoint."""
+    """The model in the folder of a run: its family, or its newest checkpoint."""
     for named in (folder / "family", folder / "checkpoints"):
         if any(known.is_one(named) for known in FORMATS):
             return named

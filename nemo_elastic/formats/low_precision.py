@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How files store weights of low precision: each as codes and scales, tensors of their own with names of their own.
+"""How files store low-precision weights: codes and scales as separate tensors.
 
-A dimension of each is the weight's in blocks, so that what a member keeps of the weight says what it keeps of them.
+Each has the weight's dimensions in units of blocks, so a selection of the weight gives one of codes and scales.
 Scales of a whole weight are read when a folder is opened. Codes and scales of blocks are not: those that are no
 numbers are found when weights are loaded, and by `verify`.
 """
@@ -146,7 +146,7 @@ def codes_and_scales(
 
 
 def share_changed(changed: Changed) -> float | None:
-    """Root mean square of the differences that requantizing made, relative to the weights; None for no such weight."""
+    """Root mean square of the changes by requantizing, relative to the weights; None without requantized weights."""
     power = sum(was for was, _ in changed.values())
     return (sum(error for _, error in changed.values()) / power) ** 0.5 if power else None
 

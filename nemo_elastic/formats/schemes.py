@@ -95,7 +95,7 @@ class Quantization(NamedTuple):
 
     Attributes:
         scheme: its scheme.
-        activations: whether the product's input has a scale of its own.
+        activations: whether the product's input is quantized with a scale, too.
         by_row: whether each row has a scale; false where each block has one.
     """
 

@@ -176,7 +176,7 @@ class Tensor:
             yield np.ascontiguousarray(self.rows(at, min(self.count, at + step)))
 
     def take(self, selections: Sequence[Selection]) -> Tensor:
-        """What selections keep of each dimension, in order; everything if there are none."""
+        """Kept positions of each dimension, in order; all without selections."""
         if all(selection.is_full for selection in selections):
             return self
         first, *columns = selections
@@ -216,7 +216,7 @@ class Tensor:
         return Tensor.made(self.dtype, self.shape, rows, self)
 
     def cast(self, dtype: str | None, name: str, zeros: dict[tuple[str, int], int] | None = None) -> Tensor:
-        """The same values in another dtype; itself where that is its own, or None.
+        """The same values in another dtype; unchanged for the same dtype or None.
 
         Args:
             dtype: that of a safetensors header, one of `DTYPES`.

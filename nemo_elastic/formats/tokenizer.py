@@ -40,7 +40,7 @@ MAX_ROWS = 2**31
 #: what a tokenizer has to encode when it is opened
 _SAMPLE = "Hello,  world! 3.14 <s> </s>\n\tnaïve 日本語 ﬁ \u0301 🦜 " + "a" * 100 + "!"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-#: characters of such a token, which a template may repeat; real ones have some dozens
+#: maximum characters of a special token, which a template may repeat; real ones have some dozens
 _LONGEST = 256
 _MESSAGE = "a list of messages such as {'role': 'user', 'content': 'Hello'}"
 #: as the hosts look for marks of what an assistant said
@@ -65,7 +65,7 @@ def own_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """The files of these names in a folder, to be copied into folders that people publish.
 
     Raises:
-        ElasticError: A link out of the folder. In the hub's cache, links lead to `blobs` beside the snapshots.
+        ElasticError: A link out of the folder. In the hub's cache, links lead to `blobs` next to `snapshots`.
     """
     real = folder.resolve()
     cache = real.parents[1] if real.parent.name == "snapshots" else real
@@ -154,7 +154,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Path]:
-    """The template and its file; the file of its own goes before the setting, as in transformers."""
+    """The template and its file; the separate file has precedence over the setting, as in transformers."""
     path = folder / TEMPLATE
     if path.is_file():
         try:
@@ -260,7 +260,7 @@ def _compiled(text: str, marked: bool) -> Any:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """JSON as it is: Jinja's own filter escapes it for HTML."""
+    """JSON without the HTML escapes of Jinja's filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -269,7 +269,7 @@ def _refuse(message: Any) -> Any:
 
 
 def check_messages(messages: Any, name: str = "messages") -> list[dict[str, Any]]:
-    """Messages as plain dictionaries; an error where there are none, or one has no role or no content."""
+    """Messages as plain dictionaries; raises without messages, or for one without role or content."""
     if not isinstance(messages, (list, tuple)) or not messages:
         raise bad(name, messages, _MESSAGE)
     for i, message in enumerate(messages):
@@ -341,7 +341,7 @@ class FamilyTokenizer:
             return self.tokenizer.decode(list(ids), skip_special_tokens=skip_special)
 
     def decode_stream(self) -> Callable[[int], str]:
-        """A decoder of tokens that come one by one, each of which gives the characters that are whole with it."""
+        """A decoder of a stream of tokens; each call returns the characters that are complete."""
         from tokenizers.decoders import DecodeStream
 
         stream = DecodeStream(skip_special_tokens=True)
@@ -388,5 +388,5 @@ class FamilyTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of a model that knows every token, added ones included."""
+        """Smallest vocabulary of a model that has every token, added tokens included."""
         return rows_of(self.tokenizer)

@@ -32,7 +32,7 @@ _NAME = 64
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What a field takes. In an annotation it stands for a value that needs a function of its own.
+    """Reader and schema of a field's values. Use it in an annotation for values that need a custom function.
 
     Attributes:
         read: what was given and the field's name -> the value as the field keeps it.
@@ -113,13 +113,13 @@ def check(record: Any, field: str) -> None:
 
 @lru_cache
 def values_of(cls: type) -> Mapping[str, Value]:
-    """Field -> what it takes."""
+    """Field -> its reader and schema."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: value_of(hints[f.name]) for f in fields(cls) if f.init}
 
 
 def value_of(hint: Any, null: bool = False) -> Value:
-    """What an annotation takes; `null` is beside it in a union."""
+    """Reader and schema of an annotation; a union with None also accepts null."""
     base, rule = get_args(hint)[:2] if get_origin(hint) is Annotated else (hint, None)
     origin, inner = get_origin(base), get_args(base)
     if isinstance(rule, Value):
@@ -142,7 +142,7 @@ def value_of(hint: Any, null: bool = False) -> Value:
 def fitting(
     fits: Callable[[Any], Any], allowed: str, schema: dict[str, Any], keep: Callable[[Any], Any] = lambda given: given
 ) -> Value:
-    """A value that fits once it is as the field keeps it; the error line says what is allowed."""
+    """Convert and validate a value; the error line says what is allowed."""
 
     def read(given: Any, field: str) -> Any:
         own = keep(given)

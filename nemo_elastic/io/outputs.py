@@ -45,7 +45,7 @@ class Output:
         name: in words, with an article.
         files: regular expression of the relative paths that such a folder may hold beside its manifest. Where they are
             not known before it is written, `sign` lists them.
-        manifest: the file by which such a folder is known.
+        manifest: the file that marks a folder of this kind.
         says: whether that file is of this kind: keys that its JSON object has at least, or a test of the file.
     """
 
@@ -71,7 +71,7 @@ def atomic_dir(
 ) -> Iterator[Path]:
     """Write a folder whole or not at all.
 
-    Yields a new, empty folder beside `out`. When the block ends it is flushed to the disk and renamed to `out`; when
+    Yields a new, empty folder next to `out`. When the block ends it is flushed to the disk and renamed to `out`; when
     the block raises anything at all, Ctrl-C included, it is removed and an older `out` is still there, untouched.
 
     Args:
@@ -79,7 +79,7 @@ def atomic_dir(
         force: Replace an existing `out`, if it is empty or of the same kind. A symbolic link is replaced, not what it
             points to.
         inputs: All that the block reads. `out` has to be apart from it.
-        kind: What is written; it is signed where it has no manifest. None for what is never replaced.
+        kind: of the output; it is signed if it has no manifest. None for outputs that are never replaced.
     """
     path = absolute(out)
     with explained(path):
@@ -96,14 +96,14 @@ def atomic_dir(
 
 @contextmanager
 def filled_dir(out: Name, kind: Output, force: bool = False) -> Iterator[Path]:
-    """Write a folder in its place, for what has its own path inside; half of it may stay when the block raises.
+    """Write a folder in place, for content with absolute paths; a part may stay when the block raises.
 
     An older one stands aside while the block runs. It is removed when the block ends, and back when it raises, or when
     the process was killed and the next writes the same `out`.
 
     Args:
         out: The folder to write. One that is there and empty is filled.
-        kind: What is written. The folder is signed; what is in it is listed when the block ends or raises.
+        kind: of the output. The folder is signed; its files are listed when the block ends or raises.
         force: Replace an existing `out`, see `atomic_dir`.
     """
     path = absolute(out)
@@ -132,7 +132,7 @@ def filled_dir(out: Name, kind: Output, force: bool = False) -> Iterator[Path]:
 
 
 def sign(folder: Path, kind: Output, whole: bool = True) -> None:
-    """Mark a folder as an output of a kind that has no manifest of its own; list its files where it is whole."""
+    """Mark a folder as an output of a kind without a manifest; list its files if it is complete."""
     content = {"made_by": "nemo-elastic", "kind": kind.name} | ({"files": sorted(_contents(folder))} if whole else {})
     new = folder / f"{MARK}.new"  # no temporary name of `io.write`: nothing but the mark may stay
     try:
@@ -192,7 +192,7 @@ def check_output(out: Name, force: bool, *inputs: Name | None, kind: Output | No
         out: The folder.
         force: Whether one that is there may be replaced.
         inputs: All that is going to be read for it, see `check_apart`.
-        kind: What is going to be written, and may be replaced; with None only an empty folder may.
+        kind: of outputs that may be replaced; None: only an empty folder.
     """
     path = absolute(out)
     check_apart(path, *inputs)
@@ -257,7 +257,7 @@ def _exists(path: Path) -> bool:
 
 
 def _check_never(path: Path) -> None:
-    """Refuse what is never replaced, whoever wrote it: `--out . --force` is a typo, not a wish."""
+    """Refuse paths that are never replaced, such as the working directory (`--out . --force`)."""
     kept = {os.path.expanduser("~"): "the home folder"}
     with suppress(KeyError):  # in a container that runs under any number as its user
         kept[pwd.getpwuid(os.getuid()).pw_dir] = "the home folder"

@@ -35,7 +35,7 @@ Name = str | os.PathLike[str]
 
 
 def open_regular(path: Name) -> BinaryIO:
-    """Open a file for reading in bytes, without waiting and without touching what is no regular file.
+    """Open a file for reading in bytes, without waiting, and only if it is a regular file.
 
     Raises:
         ElasticError: A pipe, a socket or a device.
@@ -67,7 +67,7 @@ def read_bytes(path: Name, most: int = SMALL) -> bytes:
     """
     with open_regular(path) as file:
         content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
-    if content is None or len(content) > most:  # files of /proc say 0
+    if content is None or len(content) > most:  # files in /proc have size 0
         raise ElasticError(f"larger than {most >> 10} KiB, the most for such a file", path)
     return content
 
@@ -117,7 +117,7 @@ def read_json(path: Name, strict: bool = True) -> Any:
 
 
 def json_object(path: Name) -> Mapping[str, Any]:
-    """The JSON object in a file; an empty one where it holds no such thing."""
+    """The JSON object in a file; empty for other content."""
     try:
         value: Any = json.loads(read_bytes(path))
     except (OSError, ValueError, RecursionError):  # ElasticError is a ValueError

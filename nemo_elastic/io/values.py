@@ -37,7 +37,7 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
 
 
 def integer(name: str, value: Any, low: int, allowed: str, high: int = MOST) -> int:
-    """A whole number in [low, high] as Python's own: numpy's are taken, which JSON could not write; no booleans."""
+    """A whole number in [low, high] as `int`; numpy integers are converted, as JSON cannot write them; no booleans."""
     own = plain(value)
     if isinstance(own, bool) or not isinstance(own, int) or not low <= own <= high:
         raise bad(name, value, allowed)
@@ -45,12 +45,12 @@ def integer(name: str, value: Any, low: int, allowed: str, high: int = MOST) -> 
 
 
 def plain(value: Any) -> Any:
-    """A whole number of any kind as Python's own; everything else as it is."""
+    """Convert numpy integers to `int`; other values are unchanged."""
     return int(value) if isinstance(value, Integral) and not isinstance(value, (bool, int)) else value
 
 
 def keep_plain(record: Any) -> None:
-    """Let a frozen dataclass hold Python's own whole numbers; for its `__post_init__`."""
+    """Convert a frozen dataclass's numpy integers to `int`; for its `__post_init__`."""
     for f in fields(record):
         value = getattr(record, f.name)
         if (own := plain(value)) is not value:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing files and folders so that a kill, a full disk or a typo never leaves half a result.
 
-A result is written under a temporary name beside its own, flushed to the disk and renamed. The temporary names are
+A result is written under a temporary name in the same folder, flushed to the disk and renamed. The temporary names are
 `.TARGET.TOKEN.KIND`, one token per writer:
 
 - `lock`: an empty file on which the writer holds a lock as long as it lives. Made first, removed last. It is a file
@@ -30,7 +30,7 @@ from pathlib import Path
 from nemo_elastic.errors import ElasticError, is_environment
 from nemo_elastic.io.read import json_object
 
-#: The file that signs an output without a manifest, and lists what is in it: checkpoints, the demo's folder.
+#: The file that signs an output without a manifest, and lists its files: checkpoints, the demo's folder.
 MARK = ".nemo-elastic"
 _KINDS = ("lock", "tmp", "old")
 _TEMPORARY = re.compile(rf"\.(?P<stem>.+)\.(?P<token>[0-9a-f]{{8}})\.(?:{'|'.join(_KINDS)})", re.DOTALL)
@@ -216,8 +216,8 @@ def _target(path: Path) -> Path:
 
 @contextmanager
 def temporary(path: Path) -> Iterator[Path]:
-    """Take a free name beside `path`, whose folder exists; what has that name when the block ends is removed."""
-    if is_temporary(path):  # the next writer of what it names would clear it away
+    """Reserve a temporary name next to `path`, whose folder exists; it is removed when the block ends."""
+    if is_temporary(path):  # a writer of the final name would remove it
         raise ElasticError(f"{path}: has the form of a temporary name, .NAME.TOKEN.tmp; give another name")
     clear_leftovers(path)
     while True:
@@ -235,11 +235,11 @@ def temporary(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; bring `path` back if one was killed while replacing it."""
+    """Remove leftovers of killed writers of `path`; restore `path` if one was killed while replacing it."""
     try:
         matches = [_TEMPORARY.fullmatch(name) for name in os.listdir(path.parent)]
     except OSError:
-        return  # no such folder, or not ours to look into
+        return  # no folder, or no permission
     for token in sorted({match["token"] for match in matches if match and match["stem"] == _stem(path)}):
         try:
             handle = os.open(_name(path, token, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -290,7 +290,7 @@ def _stem(path: Path) -> str:
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock an open file: whether nobody held it; None where the file system has no locks, and nothing is cleared."""
+    """Lock an open file; False if another process has the lock, None if the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a training run takes per GPU: memory, FLOPs and time of every parallel layout, from formulas.
+"""Memory, FLOPs and time per GPU of a training run in every parallel layout, from formulas.
 
-Pure arithmetic on top of `cost.py`; nothing here imports torch. Every formula's docstring says where it comes from.
-What was checked against real runs: parameters, and the activations and the loss of small models on a CPU
-(`tests/plan/test_measured.py`). Times rest on assumed rates (`machine.py`); their order means more than their size.
+Pure arithmetic on top of `cost.py`, without torch. Docstrings name the source of each formula. Parameters, and
+activations and loss of small models on a CPU, are checked against real runs (`tests/plan/test_measured.py`). Times use
+assumed rates (`machine.py`): trust their order more than their size.
 """
 
 from nemo_elastic.plan.candidate import Candidate

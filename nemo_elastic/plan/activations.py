@@ -8,8 +8,8 @@ scan is nn.ssd in torch, `tests/megatron/test_moe_layer.py` those of layers with
 is read from its source (`save_for_backward` of MambaSplitConv1dScanCombinedFn), and what TransformerEngine's
 permutation saves (`Routing.fused`): neither was measured.
 
-All figures are per GPU and per token of the micro-batch, of those that its context-parallel rank has between the
-layers. d: hidden width, t: tensor-parallel size. The residual stream is whole on every rank, or 1/t of the tokens
+All figures are per GPU and per token of the micro-batch that the context-parallel rank has between layers. d: hidden
+width, t: tensor-parallel size. The residual stream is whole on every rank, or 1/t of the tokens
 under sequence parallelism: `Sharding.stream`.
 """
 
@@ -26,19 +26,19 @@ from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths, chunk_for
 
 HALF, SINGLE = 2, 4
-#: what a router computes in -> bytes
+#: dtype of a router's computations -> bytes
 DIGITS = {"bf16": 2, "fp32": 4, "fp64": 8}
 
 
 @dataclass(frozen=True)
 class Routing:
-    """How tokens find their experts, as a configuration is built. The defaults are those of Bridge's Nano-3 recipe.
+    """How tokens are routed to experts. The defaults are those of Bridge's Nano-3 recipe.
 
     Attributes:
-        router: what the router computes in, a key of `DIGITS` (`moe_router_dtype`; without one, that of the stream).
+        router: dtype of the router's computations, a key of `DIGITS` (`moe_router_dtype`; default: the stream's).
         balanced: an auxiliary loss balances experts (`moe_aux_loss_coeff`, `moe_router_load_balancing_type`).
         fused: TransformerEngine permutes tokens (`moe_permute_fusion`), torch otherwise.
-        load: tokens that a rank's experts get, as a multiple of an even share. No configuration says it.
+        load: tokens of the busiest rank's experts, as a multiple of an even share; an assumption.
     """
 
     router: str = "fp32"
@@ -57,11 +57,11 @@ class Sharding:
     Attributes:
         tensor: tensor-parallel size.
         sequence: sequence parallelism: the residual stream is divided as well.
-        expert: expert-parallel size: ranks that share the experts of a layer. It divides weights, not activations:
-            every rank brings its tokens, and gets as many of others where experts are chosen evenly.
-        context: ranks that share sequences out. It divides the tokens that a rank has, not what each of them takes:
-            inside of layers that look along the sequence a rank has all of them of its share of the heads.
-        routing: how tokens find them.
+        expert: expert-parallel size. It divides weights, not activations: every rank sends its tokens away and gets
+            equally many if routing is even.
+        context: context-parallel size. It divides a rank's tokens, not the bytes per token: inside attention and Mamba
+            a rank has all tokens for its share of the heads.
+        routing: of tokens to experts.
     """
 
     tensor: int = 1
@@ -77,7 +77,7 @@ class Sharding:
 
 
 def stream(parent: Parent, shards: Sharding) -> float:
-    """One copy of the residual stream in bf16: what activation recomputation keeps of a layer, its input."""
+    """One copy of the residual stream in bf16: a layer's input, which activation recomputation keeps."""
     return HALF * parent.hidden / shards.stream
 
 
@@ -101,7 +101,7 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
 
     The output projection's input is counted as a copy of SDPA's output; gates keep what they multiply there. No score
     matrix: SDPA's flash kernel is assumed, as PyTorch chooses it in bf16. Where more ranks share a sequence than there
-    are keys and values, these are there several times.
+    are keys and values, these are replicated.
     """
     query = parent.attention_heads * parent.attention_head_dim
     key_value = 2 * _key_value_heads(parent, shards) * parent.attention_head_dim
@@ -110,7 +110,7 @@ def attention(parent: Parent, shards: Sharding, gated: bool = False, kernels: bo
 
 
 def widths(parent: Parent, ranks: int = 1) -> MambaWidths:
-    """Of a Mamba layer, or of the share of it that each of some ranks runs."""
+    """Widths of a Mamba layer, or of the share of one of `ranks` ranks."""
     return MambaWidths(parent.mamba_heads // ranks, parent.mamba_head_dim, parent.mamba_groups // ranks, parent.state)
 
 
@@ -140,7 +140,7 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
 
 
 def _torch_scan(parent: Parent, projection: int) -> float:
-    """What the inside of a Mamba layer keeps in torch (measured tensor by tensor).
+    """Bytes per token that the torch scan of a Mamba layer saves (measured tensor by tensor).
 
     Convolution and gated norm are computed again: the projection and the scan's output in bf16. In fp32 the scan: B,
     C, and of the inner width x, what each position puts in, leaves for the chunk's end, and carries from
@@ -154,14 +154,14 @@ def _torch_scan(parent: Parent, projection: int) -> float:
 
 
 def _key_value_heads(parent: Parent, shards: Sharding) -> int:
-    """Of all ranks together, with the copies that those have who share the queries of one."""
+    """Key-value heads of all ranks together, replicas included."""
     return max(parent.kv_heads, shards.tensor * shards.context)
 
 
 def context_bytes_per_token(parent: Parent, shards: Sharding) -> float:
-    """Bytes per token that all-to-alls of a forward pass move among ranks that share sequences, in all layers.
+    """Bytes per token that a forward pass moves in all-to-alls among context-parallel ranks, in all layers.
 
-    Into Mamba goes [z | x | B | C | dt], into attention queries, keys and values, out of either what it has made.
+    Inputs are [z | x | B | C | dt] of Mamba and queries, keys and values of attention; the outputs are moved back.
     """
     mamba = widths(parent)
     heads = 2 * (parent.attention_heads + _key_value_heads(parent, shards))
@@ -199,9 +199,8 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
 
 
 def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
-    """What a layer's backward pass has at once per token for experts: gradients of all they put out, of their neurons
-    and of what they read, the neurons squared once more, and gradients of the stream, of what the layer reads of it
-    and of what its router does.
+    """Bytes per token of the backward pass of experts at its peak: gradients of their outputs, neurons and inputs, the
+    squared neurons, and gradients of the residual stream, of the layer's input and of the router's input.
     """
     if kind != MOE:
         return 0.0
@@ -212,7 +211,7 @@ def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:
 
 
 def routed_input(parent: Parent) -> float:
-    """What an expert reads of a token: the latent width, or the stream."""
+    """Bytes of an expert's input per token: the latent width if there is one, else the residual width."""
     return HALF * (parent.size(LATENT) if parent.has(LATENT) else parent.hidden)
 
 
@@ -229,7 +228,7 @@ def layer(parent: Parent, kind: str, shards: Sharding, gated: bool = False, kern
     """Bytes per token of one layer of a kind.
 
     Raises:
-        ElasticError: a kind whose activations no one has counted.
+        ElasticError: a kind without a formula in `LAYERS`.
     """
     if kind not in LAYERS:
         raise bad("parent.pattern", kind, f"activations are known for layers {', '.join(LAYERS)}")

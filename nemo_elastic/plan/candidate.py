@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One way to lay a run out on GPUs, before its memory and its time are counted."""
+"""One parallel layout of a run, before its memory and time are computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Candidate"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is run, and how it is divided.
+    """A run and its parallel layout.
 
     Attributes:
         parent: shape of the whole model, with the block's stripes.
@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def ranks_per_layer(self) -> int:
-        """Ranks that exchange something in every layer."""
+        """Ranks that communicate in every layer: tensor x context parallel."""
         return self.shards.tensor * self.shards.context
 
     @property
@@ -52,7 +52,7 @@ class Candidate:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a micro-batch that a rank has, between the layers and without sequence parallelism."""
+        """Tokens of a micro-batch on a rank between layers, before sequence parallelism divides them."""
         return self.run.seq_length * self.run.micro_batch // self.shards.context
 
     @property
@@ -64,5 +64,5 @@ class Candidate:
 
     @property
     def passes(self) -> int:
-        """Times that a micro-batch goes through the layers, forward and backward, the teacher's forward included."""
+        """Passes of a micro-batch through the layers: forward, backward, recomputation and the teacher's forward."""
         return 2 + self.recompute + self.config.distill.has_teacher

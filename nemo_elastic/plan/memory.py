@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory per GPU: what a training step holds at its fullest moment."""
+"""Peak memory per GPU of a training step."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .activations import HALF, SINGLE, Sharding, layer, routed_gradients, saved,
 from .candidate import Candidate
 from .machine import SUMS
 
-#: logits on which nn.loss_terms works at a time on a GPU
+#: logits that nn.loss_terms processes at a time on a GPU
 LOGITS = 2**22
-#: kind -> bytes of gradients inside of a layer at its backward pass's fullest moment, over its activations; 1 where
-#: nobody measured them (`make bench ARGS=bench_plan_memory`)
+#: kind -> peak bytes of gradients inside a layer's backward pass, relative to its activations; 1 where not measured
+#: (`make bench ARGS=bench_plan_memory`)
 EXTRA = {MLP: 0.75, MOE: 0.0}
-#: the same of Mamba's scan in torch, whose forward pass takes more than the backward pass leaves; and recomputed
+#: the same for Mamba's torch scan, whose forward peak exceeds its saved tensors: without and with recomputation
 _SCAN = (1.05, 0.5)
-#: bytes per parameter of the distributed optimizer, shared out over data-parallel ranks: fp32 parameters and Adam's
+#: bytes per parameter of the distributed optimizer, divided among data-parallel ranks: fp32 parameters and Adam's
 #: two moments (megatron-core, use_distributed_optimizer, as in NeMo's recipes)
 OPTIMIZER = 12
 
 
 @dataclass(frozen=True)
 class PipelineStage:
-    """One pipeline stage: the layer types it holds and whether it has the ends of the model."""
+    """One pipeline stage: its kinds of layers, and whether it has the embedding (first) and the head (last)."""
 
     kinds: tuple[str, ...]
     first: bool
@@ -46,18 +46,18 @@ class PipelineStage:
 
 
 def stages(parent: Parent, pipeline: int) -> list[PipelineStage]:
-    """Equal runs of layers, as megatron-core's MambaStack deals them out."""
+    """Stages with equally many consecutive layers, as in megatron-core's MambaStack."""
     size = parent.num_layers // pipeline
     return [
         PipelineStage(parent.types[i * size : (i + 1) * size], i == 0, i == pipeline - 1, i) for i in range(pipeline)
     ]
 
 
-@lru_cache(maxsize=1024)  # every layout of a stage asks for the same
+@lru_cache(maxsize=1024)  # called again for every layout
 def _local(
     parent: Parent, stage: PipelineStage, tensor: int, expert: int
 ) -> tuple[tuple[Row, int | None, float], ...]:
-    """(row, index of its layer, elements on one rank) of every row of a stage; the model's own rows have no layer."""
+    """(row, index of its layer or None, elements on one rank) of every row of a stage."""
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start, out = stage.index * size, []
     for row, own in rows(parent, parent.full):
@@ -67,7 +67,7 @@ def _local(
         elif not start <= own.index < start + len(stage.kinds):
             continue
         count = prod(shape(parent, row, parent.full, own))
-        if row.each is not None:  # experts are dealt out, each of them whole
+        if row.each is not None:  # experts are distributed whole
             local = count * parent.size(row.each) / expert
         else:
             local = count / (tensor if row.parallel is not None else 1)
@@ -89,12 +89,12 @@ def local_parameters(parent: Parent, stage: PipelineStage, tensor: int, expert: 
 
 
 def local_experts(parent: Parent, stage: PipelineStage, expert: int) -> int:
-    """Those of them that are experts': their replicas are other ranks than those of the rest."""
+    """Parameters of experts on one GPU, which other ranks replicate than the remaining parameters."""
     return round(sum(n for row, _, n in _local(parent, stage, 1, expert) if row.each is not None))
 
 
 def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | None, expert: int = 1) -> float:
-    """Bytes of the weights that low precision has rounded, bf16 beside the weights themselves."""
+    """Bytes of the fake-quantized weights, a further copy in bf16."""
     if scheme is None:
         return 0.0
     low = default_rows(parent)
@@ -102,21 +102,21 @@ def rounded(parent: Parent, stage: PipelineStage, tensor: int, scheme: str | Non
 
 
 def width(row: Row) -> int:
-    """Bytes of each of its parameters in a bf16 model: what no cast may round is fp32."""
+    """Bytes per parameter in a bf16 model: 4 for rows that stay fp32."""
     return SINGLE if row.exact else HALF
 
 
 def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) -> float:
-    """Bytes of the head and its loss at their fullest, on the last stage, for `tokens` of a micro-batch.
+    """Peak bytes of the head and its loss on the last stage, for `tokens` of a micro-batch.
 
-    nn.loss_head: bf16 logits of `chunk_tokens` tokens of both models, some of them in fp32 (nn.loss_terms), and the
-    head's gradient in fp32, which waits for the backward pass and joins the buffer there, beside the dummy that stands
-    for it in bf16. Over all tokens, or this rank's run of them under sequence parallelism: the teacher's hidden states
-    and the gradient of the student's (twice while it is scaled); what both models have of a chunk is gathered there.
+    nn.loss_head: bf16 logits of `chunk_tokens` tokens of both models, some of them also in fp32 (nn.loss_terms), and
+    the head's gradient in fp32, which is kept until the backward pass adds it to the buffer, with a bf16 placeholder.
+    For all tokens, or the rank's tokens under sequence parallelism: the teacher's hidden states and the gradient of
+    the student's (twice while it is scaled). Sequence parallelism gathers the hidden states of a chunk of both models.
     """
     has_teacher, chunk = distill.has_teacher, min(distill.chunk_tokens, tokens)
     vocabulary = parent.vocab / shards.tensor
-    # the student's rows, and what each term holds beside them; with `self` the whole model's terms are others
+    # fp32 copies of logits of the student and of each term; with `self` the full model has other terms
     ways = [distill.of(way) for way in {has_teacher, distill.teacher == "frozen"}]
     copies = 1 + max(sum(TERMS[name].copies for name in way) for way in ways)
     logits = (1 + has_teacher) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
@@ -128,17 +128,17 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
 def stage_input_bytes(
     parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding, recompute: bool
 ) -> float:
-    """Bytes per token that a stage keeps of what the one before it gave, until its backward pass has come.
+    """Bytes per token of the previous stage's output that a stage keeps until its backward pass.
 
-    That is one tensor with the student's stream and, with a teacher, the teacher's too (`megatron.megatron_host`).
-    A recomputed first layer keeps the student's half anyway.
+    It is one tensor with the student's stream and, with a teacher, the teacher's too (`megatron.megatron_host`). With
+    recomputation the student's half is counted as the first layer's input.
     """
     streams = (not recompute) + distill.has_teacher
     return 0.0 if stage.first else streams * stream(parent, shards)
 
 
 def gradients_between(parent: Parent, stage: PipelineStage, distill: DistillConfig, shards: Sharding) -> float:
-    """Bytes per token of the gradients that come from the next stage and go to the one before, for both streams."""
+    """Bytes per token of gradients received from the next and sent to the previous stage, for both streams."""
     streams = 1 + distill.has_teacher
     return ((not stage.last) + (not stage.first)) * streams * stream(parent, shards)
 
@@ -146,14 +146,14 @@ def gradients_between(parent: Parent, stage: PipelineStage, distill: DistillConf
 def transient(
     parent: Parent, stage: PipelineStage, shards: Sharding, tokens: int, *, recompute: bool, gated: bool, kernels: bool
 ) -> float:
-    """Bytes that the backward pass of one layer, or of the embedding, takes for a moment, at its fullest.
+    """Peak temporary bytes of the backward pass of one layer or of the embedding.
 
-    That is one of three: gradients inside of a layer, `EXTRA` times its activations, with recomputation beside those;
-    of experts those of all they do (`routed_gradients`) and one of their weights' in bf16, of all that a rank
-    holds of a layer; or the gradient of the layer's largest weight, in bf16 until it is in the buffer
-    (megatron.linear.accumulate), beside what a recomputed layer has kept. The embedding's is a dummy in bf16; the
-    head's is part of `loss`. Sequence parallelism gathers the stream whole, once for the weight and once for its
-    gradient; ranks that share sequences hold what they send of the widest projection beside what they get.
+    The peak is the largest of three: gradients inside a layer, `EXTRA` times its activations (plus the activations
+    with recomputation); for experts `routed_gradients` and the bf16 gradient of one of their weights, for all of a
+    layer's experts on the rank; or the bf16 gradient of the largest weight until it is added to the buffer
+    (megatron.linear.accumulate), plus a recomputed layer's activations. The embedding's gradient is a bf16
+    placeholder; the head's is part of `loss`. Sequence parallelism gathers the whole stream twice, for the weight and
+    for its gradient; context parallelism has send and receive buffers of the widest projection.
     """
     pieces: dict[str | None, float] = {}
     for row, _, n in _local(parent, stage, shards.tensor, shards.expert):
@@ -173,19 +173,18 @@ def transient(
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU, the fullest of its pipeline.
+    """Bytes on one GPU; of a pipeline the stage with the most.
 
     Attributes:
-        weights: bf16 parameters, and those that no cast may round in fp32; with `distill.quantize` what it rounds
-            once more.
-        gradients: DistributedDataParallel's buffer; every data-parallel rank holds all of it, also with a distributed
+        weights: bf16 parameters (fp32 for `Row.exact`), plus a fake-quantized copy with `distill.quantize`.
+        gradients: DistributedDataParallel's buffer, whole on every data-parallel rank, also with a distributed
             optimizer.
-        optimizer: fp32 parameters and Adam's moments, a share per rank that holds the same ones: data x context, and
-            of experts tensor x data x context / expert.
+        optimizer: fp32 parameters and Adam's moments, divided by data x context, and for experts by
+            tensor x data x context / expert.
         teacher: parameters of the frozen parent, cut into stages as the student is.
-        activations: what is saved for the backward pass of all micro-batches in flight.
-        loss: what the head's loss holds, the gradient of the head included until it is added to the buffer.
-        transient: what one layer's backward pass takes for a moment. It comes after the loss, not with it.
+        activations: saved for the backward pass of all micro-batches in flight.
+        loss: peak of the head's loss, with the gradient of the head until it is added to the buffer.
+        transient: peak of one layer's backward pass. It comes after the loss, not with it.
     """
 
     weights: float
@@ -198,7 +197,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The fullest moment: everything that stays, and the larger of loss and backward pass."""
+        """Peak: everything permanent, and the larger of loss and backward pass."""
         stays = self.weights + self.gradients + self.optimizer + self.teacher + self.activations
         return stays + max(self.loss, self.transient)
 
@@ -215,7 +214,7 @@ class Memory:
 def stage_memory(candidate: Candidate, stage: PipelineStage) -> Memory:
     """Memory of the GPUs of one pipeline stage.
 
-    Micro-batches are in flight as 1F1B has them: of as many stages as there are to the end, this one included.
+    With 1F1B a stage has as many micro-batches in flight as there are stages from it to the end.
     """
     parent, distill, shards = candidate.parent, candidate.config.distill, candidate.shards
     count = local_parameters(parent, stage, shards.tensor, shards.expert)

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""FLOPs and time of one optimizer step, and what a pipeline waits for.
-
-Pipeline ranks are not equal, and neither are the members that are in the pipeline at once.
-"""
+"""FLOPs and time of one optimizer step, and idle time of a pipeline with unequal stages and members."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from .memory import local_experts, local_parameters, stages
 
 
 def members(parent: Parent, config: ElasticConfig) -> dict[str, Subnet]:
-    """Even cuts that meet the budgets: they stand in for the members that training has yet to find.
+    """Even cuts that meet the budgets, in place of the members that training will find.
 
     Args:
         parent: shape with the block's FFN stripes.
@@ -67,11 +64,9 @@ class Work:
 def step_work(candidate: Candidate, family: Mapping[str, Subnet]) -> Work:
     """FLOPs of a step: tokens x FLOPs per token (cost.flops_per_token), backward twice the forward.
 
-    Of experts those count that a token is sent to: work goes by active parameters, memory by all.
-
-    A micro-batch runs one member, by their `sampling`. Until a router's shapes are frozen all but the parent run as
-    the whole model under masks. A frozen teacher sees every micro-batch once; a trainable one runs on its own where
-    the parent was not sampled.
+    Only the experts that a token is routed to are counted. A micro-batch runs one member, drawn by `sampling`; until a
+    router's shapes are frozen, smaller members run as the full model under masks. A frozen teacher runs on every
+    micro-batch; with `teacher: self` only where the parent was not sampled.
     """
     parent, config, run, share = candidate.parent, candidate.config, candidate.run, candidate.gated
     length = run.seq_length
@@ -82,9 +77,9 @@ def step_work(candidate: Candidate, family: Mapping[str, Subnet]) -> Work:
     for chance, member in zip(sampled, family.values(), strict=True):
         forward += chance * (share * whole + (1 - share) * flops_per_token(parent, member, length))
         layers += chance * (share * whole_layers + (1 - share) * flops_per_token(parent, member, length, head=False))
-    taught = {"none": 0.0, "self": 1 - sampled[0]}.get(str(config.distill.teacher), 1.0)
-    again = layers * run.tokens if candidate.recompute else 0.0
-    return Work(3 * forward * run.tokens, again, taught * whole * run.tokens)
+    teacher_share = {"none": 0.0, "self": 1 - sampled[0]}.get(str(config.distill.teacher), 1.0)
+    recompute = layers * run.tokens if candidate.recompute else 0.0
+    return Work(3 * forward * run.tokens, recompute, teacher_share * whole * run.tokens)
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class _Part:
 
 @lru_cache(maxsize=1024)
 def _stage_flops(parent: Parent, member: Subnet, pipeline: int, length: int, heads: bool) -> tuple[float, ...]:
-    """Forward FLOPs per token of each stage, the head on the last of them or left out."""
+    """Forward FLOPs per token of each stage; `heads`: with the head on the last one."""
     size = parent.num_layers // pipeline
     parts = [
         _Part(member.hidden, tuple(layer for layer in member.layers if layer.index // size == stage.index))
@@ -107,12 +102,11 @@ def _stage_flops(parent: Parent, member: Subnet, pipeline: int, length: int, hea
 
 
 def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
-    """Time of a pipeline's slot as a share of that of equal stages and equal micro-batches; 1 without a pipeline.
+    """Time of a pipeline slot relative to equal stages and equal micro-batches; 1 without a pipeline.
 
-    In a slot every stage runs another micro-batch, each with a member of its own, and all go on when the slowest is
-    done: the mean of the largest of so many independent samples, each at its stage's cost. That is somewhat too much,
-    since a stage that is ahead does not wait at once. A stage's cost is the student's forward, its backward (twice
-    that), what is recomputed, and the teacher's forward.
+    In a slot every stage runs another micro-batch with another member, and the slowest determines the time: the
+    expected maximum over stages of independent samples. This is an upper bound, as a fast stage need not wait at once.
+    A stage's cost is the student's forward, its backward (twice that), what is recomputed, and the teacher's forward.
     """
     parent, config, pipeline = candidate.parent, candidate.config, candidate.pipeline
     length, share = candidate.run.seq_length, candidate.gated
@@ -132,9 +126,9 @@ def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
         member: [c + t for c, t in zip(cost(member), taught or [0.0] * pipeline, strict=True)] for member in chances
     }
     mean = sum(chance * sum(costs[member]) for member, chance in chances.items()) / pipeline
-    values = sorted({c for held in costs.values() for c in held})
+    values = sorted({c for per_stage in costs.values() for c in per_stage})
     largest, below = 0.0, 0.0
-    for value in values:  # the largest is at most this where every stage's cost is
+    for value in values:  # probability that every stage costs at most `value`
         up_to = 1.0
         for i in range(pipeline):
             up_to *= sum(chance for member, chance in chances.items() if costs[member][i] <= value)
@@ -143,9 +137,9 @@ def wait(candidate: Candidate, family: Mapping[str, Subnet]) -> float:
 
 
 def stage_output_bytes(candidate: Candidate) -> float:
-    """Bytes that a rank gives to the next stage for a micro-batch; as many come back in its backward pass.
+    """Bytes that a rank sends to the next stage for a micro-batch; its backward pass returns as many.
 
-    The student's hidden states, and with a teacher those of the teacher beside them (`megatron.megatron_host`).
+    They are the student's hidden states and, with a teacher, the teacher's, too (`megatron.megatron_host`).
     """
     streams, run, shards = 1 + candidate.config.distill.has_teacher, candidate.run, candidate.shards
     return (
@@ -156,9 +150,9 @@ def stage_output_bytes(candidate: Candidate) -> float:
 def expert_bytes(candidate: Candidate) -> float:
     """Bytes that a rank sends to other ranks for the experts of a micro-batch, in all layers; 0 without experts.
 
-    Of every token of its own and every choice an all-to-all sends what the expert reads, and another one the result
-    back, `Routing.load` times as much to and from the busiest rank; (e-1)/e of it leaves a rank of e. That is done in
-    the forward pass, for the gradients in the backward pass, in a layer that is computed again, and once by a teacher.
+    For every token and chosen expert one all-to-all sends the expert's input and another returns its output,
+    `Routing.load` times as much for the busiest rank; (e-1)/e of it leaves a rank of e. This happens in the forward
+    pass, for gradients in the backward pass, in recomputation, and in the teacher's forward.
     """
     parent, run, shards = candidate.parent, candidate.run, candidate.shards
     if shards.expert == 1:
@@ -171,9 +165,9 @@ def expert_bytes(candidate: Candidate) -> float:
 
 
 def context_bytes(candidate: Candidate) -> float:
-    """Bytes that a rank sends to those that share its sequences for a micro-batch, in all layers; 0 for one.
+    """Bytes that a rank sends to context-parallel ranks for a micro-batch, in all layers.
 
-    (c-1)/c of what layers hand round (`activations.handed_round`) leaves a rank of c; passes as in `expert_bytes`.
+    (c-1)/c of `activations.context_bytes_per_token` leaves a rank of c; passes as in `expert_bytes`.
     """
     c, run = candidate.shards.context, candidate.run
     if c == 1:
@@ -186,8 +180,8 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
     """Estimated time of a step: products, then collectives, none of them overlapped. For ordering layouts.
 
     Products run at `EFFICIENCY` of the peak whatever their size, with experts at `EXPERT_EFFICIENCY`. A pipeline of p
-    stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and hands hidden states on and
-    gradients back. Narrower members are counted at full width in what is moved.
+    stages idles for p-1 micro-batches, waits in each slot for its slowest stage, and sends hidden states and gradients
+    between stages. Communication of narrower members is counted at full width.
 
     Args:
         candidate: the layout.
@@ -204,17 +198,17 @@ def seconds(candidate: Candidate, work: Work, waiting: float = 1.0) -> float:
 
 
 def slow_seconds(candidate: Candidate, work: Work) -> float:
-    """Time of a step at the lowest rate that is published for whole steps; those rates count no recomputation."""
+    """Time of a step at the lowest published rate for whole steps, which exclude recomputation."""
     run = candidate.run
     what = "experts" if MOE in candidate.parent.types else "long" if run.seq_length > 16384 else "dense"
     return (work.student + work.teacher) / (run.gpus * GPUS[run.gpu].flops * SLOW[what])
 
 
 def streams(candidate: Candidate) -> int:
-    """How often a layer moves the residual stream among tensor-parallel ranks for a micro-batch, the teacher included.
+    """Transfers of the residual stream among tensor-parallel ranks per layer and micro-batch, teacher included.
 
-    That is 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear gathers the input
-    again for the weight's gradient) and 2 without.
+    There are 2 in a forward pass, and in a backward pass 3 with sequence parallelism (megatron.linear gathers the
+    input again for the weight's gradient) and 2 without.
     """
     passes = 2 + (3 if candidate.shards.sequence else 2) + (2 if candidate.recompute else 0)
     return passes + (2 if candidate.config.distill.has_teacher else 0)
@@ -238,8 +232,8 @@ def _inside_layers(candidate: Candidate, gpu: Gpu) -> float:
 
 
 def reduction(candidate: Candidate, link: float) -> float:
-    """Time in which data-parallel ranks, those that share sequences included, reduce gradients and gather bf16
-    parameters, once a step (overlap is off). Experts are reduced over the ranks that hold the same ones.
+    """Time to reduce gradients and gather bf16 parameters over data x context parallel ranks, once a step (overlap is
+    off). Experts are reduced over the ranks that replicate them.
     """
     parent, shards = candidate.parent, candidate.shards
     parameters, experts = max(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A model in transformers or vLLM, in a process of its own: runs where this package need not be installed.
+"""A model in transformers or vLLM, in a separate process: runs where this package need not be installed.
 
     python engine_worker.py transformers|vllm JSON
 

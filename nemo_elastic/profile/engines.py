@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Models with random weights in an engine: our runtime in this process, transformers and vLLM each in its own."""
+"""Models with random weights in an engine: our runtime in this process, transformers and vLLM in others."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def alone(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, s
     """A device without its index, and the variables that leave a process this one GPU: vLLM takes the first it sees.
 
     Raises:
-        ElasticError: an index that is none, or beyond the GPUs that the variables of this process leave.
+        ElasticError: an index that is no number, or beyond the GPUs that this process's environment variables allow.
     """
     kind, colon, index = device.partition(":")
     if kind != "cuda" or not colon:
@@ -109,7 +109,7 @@ class _InProcess:
 
 
 class _Subprocess:
-    """A model in a process of its own: engines keep what is global, and may need another environment."""
+    """A model in a separate process: engines have global state, and may need another environment."""
 
     def __init__(self, engine: Engine, parent: Parent, member: Subnet) -> None:
         device, seen = alone(engine.device, os.environ)

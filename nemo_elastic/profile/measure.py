@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A table of latencies, measured entry by entry.
 
-An entry is a kind of layer at chosen widths. Two models that differ in the number of such layers alone take turns, and
+An entry is a kind of layer at chosen widths. Two models that differ only in the number of these layers take turns, and
 the difference of their times is known when its interval is narrow. What was measured is written at once.
 """
 
@@ -55,12 +55,12 @@ _Table = make_dataclass(
 )
 
 
-# ------------------------------------------------------------------ what is measured
+# ------------------------------------------------------------------ entries
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table: a kind of layer, or what is outside of layers, at one width of each axis.
+    """One entry of a table: a kind of layer, or the parts outside layers, at one width of each axis.
 
     Attributes:
         kind: its name, or `OUTSIDE`.
@@ -251,7 +251,7 @@ def save(file: Path, table: Mapping[str, Any]) -> None:
 
 
 def resume(file: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """The same table with what an earlier call measured of it; without such a file, the table that is given.
+    """The table with the entries that an earlier call measured; unchanged without a file.
 
     Raises:
         ElasticError: another table is there, or a finished one.

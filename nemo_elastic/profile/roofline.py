@@ -25,7 +25,7 @@ def on_paper(parent: Parent, widths: Widths, work: Workload, gpu: str) -> Latenc
 
     A phase takes the longer of its FLOPs at `EFFICIENCY` of the peak rate in bf16, and its bytes at `READ` of the peak
     bandwidth: weights once a step (of experts those that some token of the step is sent to, if tokens choose evenly)
-    and the cache of every sequence. What a step takes beside is not in it. `gpu` is a key of `plan.machine.GPUS`.
+    and the cache of every sequence. Other time of a step is not included. `gpu` is a key of `plan.machine.GPUS`.
     """
     table = empty_table(parent, widths, COMPUTED, ROOFLINE, work)
     table["hardware"] = gpu
@@ -55,7 +55,7 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
 
 
 def _read(parent: Parent, cell: Cell, member: Subnet, bare: Subnet, tokens: int) -> float:
-    """Weights that a step reads: of the embedding only what is looked up, of experts those that a token is sent to."""
+    """Weights that a step reads: the embedding rows of the tokens, and the experts that tokens are routed to."""
     if cell.kind == OUTSIDE:
         return parent.vocab * member.hidden
     every = parameters(parent, member) - parameters(parent, bare)

@@ -142,7 +142,7 @@ def _cut(source: Checkpoint, member: Subnet, weights: Collection[str]) -> dict[s
 
 
 def torn_members(source: Checkpoint, scheme: Scheme, weights: Collection[str]) -> dict[str, list[str]]:
-    """Members that cannot be cut as bytes, each with the rows of the weights of which blocks would be torn."""
+    """Members whose cut would split blocks of scales -> rows of those weights."""
     if not scheme.block:
         return {}
     out: dict[str, list[str]] = {}

@@ -3,7 +3,7 @@
 """Importance scores -> orders -> sorted parent (method §3).
 
 `measure.rank` runs batches through a model and returns a `Ranking`; `sort` orders a state dict by it, after which
-every nested width is a blocked prefix. What is imported here needs no torch.
+every nested width is a blocked prefix. Imports of this module need no torch.
 """
 
 from .ranking import RANKING, Ranking, RankOptions

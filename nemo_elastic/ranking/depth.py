@@ -57,7 +57,7 @@ class Depth:
     elements of final streams, and of one piece the walk's stream, those of some candidates, and two tensors of logits.
     None of it grows with the layers. `reduce` sums over ranks that see other samples or have other columns of logits:
     all ranks add as many pieces and ask for the same. `shards` are the ranks that hold the model together, None for
-    one. `together`: tokens of candidates that go through a layer behind each other; at least one candidate does.
+    one. `together`: tokens of candidates that go through a layer one after another, at least of one candidate.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ def iterative_mse(
     kept, dropped, scores = list(range(depth.layers)), [], []
     last: dict[int, float] = {}  # scores in the last round of the layers that are left by then
     for done in range(1, rounds + 1):
-        if done == rounds:  # what is left after it is ordered by it
+        if done == rounds:  # the remaining layers are ordered by the last round
             last = depth.scores(kept)
             least = min(kept, key=lambda j: (last[j], j))
             score = last.pop(least)

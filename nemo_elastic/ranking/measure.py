@@ -20,7 +20,7 @@ from nemo_elastic.ranking.scores import Layered, Reduce, Shards, Statistics, thr
 
 #: the depth's samples are split into so many pieces, for after each one layers are given up
 PIECES = 8
-#: but short ones are slow: tokens that a piece has at least
+#: but short pieces are slow: minimum tokens of a piece
 LEAST_TOKENS = 2048
 
 Progress = Callable[[str, int, int], None]
@@ -45,7 +45,7 @@ def rank(
     Args:
         model: the model, layer by layer.
         parent: its shape.
-        batches: rows of tokens, each token of which counts by its weight; or tokens [b, l], which all count alike.
+        batches: rows of tokens with a weight per token, or tokens [b, l] of equal weight.
             Consumed once.
         options: how importance is measured.
         progress: called with (phase, done, total): phase "widths" in sequences (total 0: not known), and "depth".
@@ -76,7 +76,7 @@ def rank(
 
 
 class _Measuring:
-    """One call of `rank`."""
+    """State of one call of `rank`."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class _Measuring:
         self.device = torch.device("cpu")
 
     def add_batches(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
-        """Every batch through the model."""
+        """Run every batch through the model and add its activations to the statistics."""
         waiting: list[tuple[Rows, bool]] = []
         for number, batch in enumerate(batches):
             rows = Rows.of(batch)
@@ -115,20 +115,20 @@ class _Measuring:
             raise ElasticError("ranking: no data; give at least one batch")
 
     def _start(self, first: Rows) -> None:
-        """This rank's share of the samples that the depth is measured on, and about how long they are on all ranks."""
+        """Set this rank's share of the depth samples and the mean sequence length over ranks."""
         self.device = first.ids_bl.device
         ranks, lengths = self._sum([1.0, float(first.ids_bl.shape[1])])
         self.length = int(lengths / ranks)
         self.depth_samples = -(-self.options.depth_samples // int(ranks))
 
     def _sum(self, values: list[float]) -> list[float]:
-        """Over the ranks that see other samples."""
+        """Sum over data-parallel ranks."""
         if self.reduce is None:
             return values
         return self.reduce(torch.tensor(values, dtype=torch.float64, device=self.device)).tolist()
 
     def counts(self) -> dict[str, int]:
-        """How many sequences and tokens all ranks have looked at, and where not all count, how many do."""
+        """Numbers of sequences and tokens of all ranks; `counted` where some tokens are masked."""
         summed = map(int, self._sum([self.samples, self.tokens, self.counted]))
         figures: dict[str, int] = dict(zip(("samples", "tokens", "counted"), summed, strict=True))
         if figures["counted"] == figures["tokens"]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""`Ranking`: the orders of every axis of one parent, on disk `ranking.json` beside `ranking.safetensors`.
+"""`Ranking`: the orders of every axis of one parent, on disk `ranking.json` and `ranking.safetensors`.
 
 With how importance was measured. Reading a ranking needs no torch.
 
@@ -67,7 +67,7 @@ class RankOptions:
         depth_exact: how many drops "mse" measures anew; the layers left keep the order of the last round. None: all.
         head_channels: how many of the best channels score a Mamba head, e.g. the smallest head_dim of the family.
             None: all.
-        experts: of an expert's weight times the norm of what it puts out, over the tokens that are sent to it: the
+        experts: of an expert's weight times the norm of its output, over the tokens that are routed to it: the
             "mean" (REAP), or "l2", the root of the mean square.
     """
 
@@ -116,14 +116,14 @@ class RankOptions:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What is important in one parent.
+    """Importance of one parent's channels, heads, neurons, experts and layers.
 
     Attributes:
         parent: shape of the model that was ranked.
         orders: channels from most to least important by name, see `names`: "hidden", "ffn.3",
             "mamba_heads.0", "mamba_head_dim.0", "attention_heads.7" (number: layer); "expert_ffn.1" has a row for each
             expert.
-        scores: the importances behind them, same names.
+        scores: importances that the orders follow from, same names.
         depth: layers from least to most important; a depth of k keeps the last k of them.
         depth_scores: each layer's score when it was dropped; None where it had none.
         options: how importance was measured.
@@ -151,7 +151,7 @@ class Ranking:
 
     @classmethod
     def trivial(cls, parent: Parent) -> Ranking:
-        """Storage order as importance, last layers dropped first: what an unranked parent amounts to."""
+        """Storage order as importance, last layers dropped first, for a parent that was not ranked."""
         depth = tuple(range(parent.num_layers - 1, -1, -1))
         orders = storage_orders(parent)
         scores = {name: np.zeros(o.shape) for name, o in orders.items()}
@@ -159,7 +159,7 @@ class Ranking:
 
     @classmethod
     def of_hidden_order(cls, parent: Parent, order: np.ndarray) -> Ranking:
-        """An order of the residual stream; everything else stays where it is stored, in whatever blocks."""
+        """A ranking that reorders only the residual stream, by `order`; other channels stay where they are stored."""
         in_place = cls.trivial(parent)
         orders, scores = orders_in_place(parent)
         return replace(in_place, orders=orders | {HIDDEN: np.asarray(order)}, scores=scores)
@@ -235,7 +235,7 @@ class Ranking:
     def load(cls, path: str | os.PathLike[str], parent: Parent | None = None) -> Ranking:
         """Read and check a folder that `save` wrote, which must rank `parent` where one is given.
 
-        `ElasticError` for what is not a ranking, of another version, damaged, or of another parent.
+        `ElasticError` for a folder without a ranking, a damaged one, another version, or another parent.
         """
         path = Path(path)
         file, numbers = path / JSON, path / TENSORS
@@ -309,7 +309,7 @@ def block_order(scores: np.ndarray, blocks: int) -> np.ndarray:
 def order(scores: np.ndarray, groups: int = 1) -> np.ndarray:
     """Channels from most to least important, int64 [size]; ties keep their storage order.
 
-    Each of the `groups`, equal blocks of channels, is ranked on its own, and the ranks alternate over them.
+    Each of the `groups`, equal blocks of channels, is ranked separately, and the order alternates between groups.
     """
     per_group = np.asarray(scores).reshape(groups, -1)
     inside = np.argsort(-per_group, axis=1, kind="stable")
@@ -322,31 +322,31 @@ def make_orders(parent: Parent, scores: Mapping[str, np.ndarray]) -> dict[str, n
 
 
 def _each(scores: np.ndarray, groups: int) -> np.ndarray:
-    """An order, or one for each row of scores."""
+    """Order of scores [size], or of each row of scores [rows, size]."""
     return order(scores, groups) if scores.ndim == 1 else np.stack([order(row, groups) for row in scores])
 
 
 def shape(parent: Parent, axis: str) -> tuple[int, ...]:
-    """Shape of the orders of an axis in one layer: [size], or a row for each channel that has its own."""
+    """Shape of the orders of an axis in one layer: [size], or [channels of `Axis.each`, size]."""
     size = parent.axis(axis).size
     each = None if axis == HIDDEN else layer_axes()[axis][1].each
     return (size,) if each is None else (parent.axis(each).size, size)
 
 
 def storage_orders(parent: Parent) -> dict[str, np.ndarray]:
-    """Orders that leave heads where they are, and with one FFN stripe everything else, too."""
+    """Orders by channel number: heads stay where they are stored, and with one stripe all channels."""
     return {name: _each(np.zeros(shape(parent, axis)), _groups(parent, axis)) for name, axis, _ in names(parent)}
 
 
 def orders_in_place(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Orders by which nothing moves in storage, and scores of which they, and those of blocks, are the orders."""
+    """Orders that leave every channel where it is stored, and scores that give these orders."""
     orders: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
     for name, axis, layer in names(parent):
         orders[name] = np.broadcast_to(_order_in_place(parent, axis), shape(parent, axis)).copy()
         scores[name] = np.zeros(orders[name].shape)
         blocks = {} if layer is None else parent.kind(parent.types[layer]).nested
-        if axis in blocks:  # blocks that lie in blocks themselves
+        if axis in blocks:  # nested: heads in key-value groups that have stripes
             each = np.empty(parent.size(blocks[axis]))
             each[_order_in_place(parent, blocks[axis])] = np.arange(len(each), 0, -1)
             scores[name] = each.repeat(len(scores[name]) // len(each))
@@ -360,7 +360,7 @@ def _order_in_place(parent: Parent, axis: str) -> np.ndarray:
 
 
 def check_orders(parent: Parent, orders: Mapping[str, np.ndarray]) -> None:
-    """Raise `ElasticError` unless every order is there, is a permutation, and keeps heads inside their groups."""
+    """Raise `ElasticError` for a missing order, one that is no permutation, or one that moves heads between groups."""
     expected = {name: axis for name, axis, _ in names(parent)}
     for name in sorted(set(expected) ^ set(orders)):
         raise ElasticError(f"ranking: order {name!r} is {'missing' if name in expected else 'not of this parent'}")
@@ -374,7 +374,7 @@ def check_orders(parent: Parent, orders: Mapping[str, np.ndarray]) -> None:
 
 
 def check_basis(parent: Parent, basis: np.ndarray, order: np.ndarray) -> None:
-    """Raise `ElasticError` unless a parent can be rotated by the basis, and its stream stays in that order."""
+    """Raise `ElasticError` unless the parent can be rotated by the basis and `order` leaves the stream as it is."""
     if parent.tied:
         raise ElasticError(f"ranking: basis: {_TIED}; rank by importance.hidden: magnitude")
     given = (basis.shape, basis.dtype)
@@ -389,5 +389,5 @@ def check_basis(parent: Parent, basis: np.ndarray, order: np.ndarray) -> None:
 
 
 def _groups(parent: Parent, axis: str) -> int:
-    """Groups that a channel belongs to; elsewhere blocks are only a layout in storage."""
+    """Number of groups that channels cannot leave; 1 where blocks are only a storage layout."""
     return parent.axis(axis).blocks if axis != HIDDEN and layer_axes()[axis][1].grouped else 1

@@ -31,13 +31,13 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 class Layered(Protocol):
     """A model layer by layer; `nn.forward.Layers` and `megatron.layers.MegatronLayers` are two.
 
-    Streams are the model's own business: only the model reads them. No method may change one that it is given, for
-    several runs go on from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
+    Only the model reads streams. No method may change a stream in place, because
+    several runs start from the same stream. Activations handed to a probe are (batch, length, ...), and whole unless
     ranks hold the model together: then `Shards` makes one of what each has seen.
     """
 
     def with_documents(self, documents: Documents, /) -> Layered:
-        """The same model, of which no layer reads over the bounds of documents in the rows."""
+        """The same model with layers that do not read across document boundaries of the rows."""
         ...
 
     def embed(self, tokens: torch.Tensor, /) -> Any:
@@ -151,7 +151,7 @@ class Statistics:
         self._layer_in: dict[int, torch.Tensor] = {}
         self.weights_bl: torch.Tensor | None = None
         self._all_bl: torch.Tensor | None = None
-        self._counted = 0  # rows of which a token counts
+        self._counted = 0  # rows with a token that counts
 
     def weigh(self, weights_bl: torch.Tensor | None) -> None:
         """How much each token counts of the rows that come next; None for all alike. Each row counts for as much."""
@@ -186,7 +186,7 @@ class Statistics:
         return kind.sites.get(self.options.ffn, kind.site)
 
     def _counts(self, site: str, layer: int) -> str | None:
-        """The site that says how often the channels of a site were in use, itself for such a one; None for others."""
+        """The site that counts uses of this site's channels (itself if it is one), or None."""
         use_counts = self.parent.kind(self.parent.types[layer]).use_counts if layer >= 0 else {}
         return site if site in use_counts.values() else use_counts.get(site)
 
@@ -206,7 +206,7 @@ class Statistics:
     def _moment(self, stream_bld: torch.Tensor) -> None:
         """Add the mean of n nᵀ over the tokens of each row, n = x / rms(x), x the input of a norm.
 
-        Without the division the few tokens with massive activations would own the first directions.
+        Without the division the few tokens with massive activations would determine the first directions.
         """
         x_bld = stream_bld.detach().float()
         n_bld = x_bld * (x_bld.square().mean(-1, keepdim=True) + self.parent.norm_eps).rsqrt()
@@ -256,7 +256,7 @@ class Statistics:
         """Principal directions of what enters the norms, of the largest mean square first.
 
         Returns:
-            Mean squares [hidden], the mean over norms and tokens of which all add up to `hidden`; orthogonal [hidden,
+            Mean squares [hidden], mean over norms and tokens, with the sum `hidden`; orthogonal [hidden,
             hidden], a direction a column.
 
         Raises:
@@ -284,7 +284,7 @@ class Statistics:
         done = {name: self._aggregate(name) for name in self.sums}
         out: dict[str, np.ndarray] = {}
         if self.moments is None:
-            # Added over norms after the root, as each norm is its own measurement of the same channels.
+            # Added over norms after the root, as each norm measures the same channels separately.
             out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
             own = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)

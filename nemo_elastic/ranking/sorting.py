@@ -100,7 +100,7 @@ def rotated(value: torch.Tensor, row: Row, basis_dd: np.ndarray, norm_d: torch.T
     """A tensor of a parent whose residual stream is rotated, computed in float64, in the dtype that it has.
 
     What reads the stream, [n, d], becomes ``W diag(norm) Q``; what writes it, [d, n], ``Qᵀ W``; the embedding ``E Q``;
-    the weights of norms on the stream become ones. All else stays.
+    the weights of norms on the stream become ones. Other tensors are unchanged.
 
     Args:
         value: whole in the dimension of the stream; others may be a rank's shard.

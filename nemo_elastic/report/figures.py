@@ -42,7 +42,7 @@ class Drawing:
 
 
 def draw_members(run: Run) -> Drawing | None:
-    """What training did for each member: its held-out loss as an untrained cut and after training."""
+    """Held-out loss of each member as an untrained cut and after training."""
     measured = [(m, m.loss) for m in (run.results.members if run.results else ()) if m.loss is not None]
     if not measured or run.results is None:
         return None
@@ -180,7 +180,7 @@ def draw_importance(run: Run) -> Drawing | None:
 
 
 def _scores(ranking: Ranking, axis: str) -> list[np.ndarray]:
-    """Scores from the best down, of each layer that has the axis; the mean where each expert has its own."""
+    """Scores in descending order for each layer with the axis; the mean over experts for expert_ffn."""
     named = [s for n, s in ranking.scores.items() if n == axis or n.startswith(f"{axis}.")]
     rows = [np.atleast_2d(np.sort(np.asarray(s, dtype=float))).mean(0)[::-1] for s in named]
     return [row for row in rows if len(row) and row[0] > 0]

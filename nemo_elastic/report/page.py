@@ -55,7 +55,7 @@ class Section:
 
 
 def build_report(run: Path | str, out: Path | str | None = None) -> Path:
-    """Write one HTML page of a run with its pictures inside, and the pictures as PNG files beside it.
+    """Write one HTML page of a run with its pictures inside, and the pictures as PNG files in the same folder.
 
     Args:
         run: the folder that a run wrote, e.g. the demo's.

@@ -27,7 +27,7 @@ PHASES = {"parent": "parent", "stage1": "stage 1", "stage2": "stage 2", "stage3"
 #: folders of jobs that rank a parent and find shapes
 SHAPING = ("stage1", "rank", ".")
 VERSION = 1
-#: a loss above is none that can be drawn
+#: larger losses are not drawn
 _LARGEST = 1e30
 
 _Count = Annotated[int, Between(0)]
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to held-out problems: right ones, all, and those that a task's most frequent answer gets right."""
+    """Answers to held-out problems: right ones, all, and right ones of always giving a task's most frequent answer."""
 
     correct: _Count
     total: Annotated[int, Between(1)]
@@ -54,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class MemberResult:
-    """A row of `metrics.json`. Losses are held-out nats per token; None where nothing was measured.
+    """A row of `metrics.json`. Losses are held-out nats per token; None if not measured.
 
     Attributes:
         untrained_loss: of the same shape cut from the sorted parent; unsorted_loss: from the parent as stored.
@@ -155,7 +155,7 @@ class Run:
     Attributes:
         found: budget -> first shape.
         frozen: budget -> final shape; frozen_at: step.
-        serving: memory of members is counted for the family's own dtype, as by `nemo-elastic inspect`.
+        serving: settings for members' memory, in the family's dtype as in `nemo-elastic inspect`.
         notes: lines of `metrics.jsonl` that were damaged when a training was killed.
     """
 
@@ -236,7 +236,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _written(path: Path, name: str, jobs: Iterable[str] = SHAPING) -> Path:
-    """The file of the first job that wrote one: in its folder or, on Megatron-Bridge, beside its checkpoints."""
+    """The file of the first job that wrote one: in its folder or, on Megatron-Bridge, next to its checkpoints."""
     places = [path / job / beside / name for job in jobs for beside in ("", "checkpoints")]
     return next((place for place in places if place.exists()), places[0])
 
@@ -253,7 +253,7 @@ def _phases(run: Run) -> Iterable[Phase]:
 
 
 def _known(cls: type[T], data: Any, field: str) -> T:
-    """A dataclass from those keys of a mapping that it has: our own files have more."""
+    """A dataclass from a mapping that may have more keys than fields."""
     assert is_dataclass(cls)
     if isinstance(data, Mapping):
         data = {f.name: data[f.name] for f in fields(cls) if f.name in data}

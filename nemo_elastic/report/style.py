@@ -47,7 +47,7 @@ def headline(figure: Figure, title: str, subtitle: str = "") -> None:
 
 
 def colour(place: int | None) -> str:
-    """Colour of a member by its place from the largest; None is the parent before elastic training."""
+    """Colour of a member by its rank from the largest; None for the parent before elastic training."""
     return PARENT if place is None else f"C{place % 10}"
 
 

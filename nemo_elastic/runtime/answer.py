@@ -48,7 +48,7 @@ class Answer:
         self._ids: list[int] = []
         self._text, self._shown = "", 0  # of these tokens, and how many of its characters are out
         self._waiting: deque[tuple[int, int]] = deque()  # tokens that are not out, and where the text of each ends
-        self._partial: list[int] = []  # those behind them, whose text is not whole yet
+        self._partial: list[int] = []  # later tokens, whose text is not complete yet
         self.stopped = False
 
     def push(self, token: int, last: bool) -> list[str] | list[int]:

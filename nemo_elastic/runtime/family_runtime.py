@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One set of weights, many models: the largest member is held, every other one runs on views of it."""
+"""One set of weights, many models: the largest member is in memory, every smaller one runs on views of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FamilyRuntime:
     """Weights of the largest member, and every smaller one as views of them.
 
     Selecting a member takes no time and next to no memory: its first forward makes the views of its layers. Any number
-    of them can be in use at once, and each runs at its own cost. `storage.py` says how.
+    of them can be in use at once, each at the cost of its size; see `storage.py`.
 
     Threads may select, run and release members at the same time: weights are never written, what is made on first use
     is the same whoever makes it, and a selection beside a `release` may be one from before it or a new one, which
@@ -52,12 +52,12 @@ class FamilyRuntime:
         extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
             weights are stored is made for the members alone.
         dtype, device, copy: see `Storage`.
-        companions: files beside the weights, for text; none by default.
+        companions: files for text (tokenizer, template); none by default.
 
     Attributes:
         parent: shape in which layers are counted.
-        held: the member whose weights are in memory.
-        members: shapes by name, largest first; extra shapes behind them.
+        held: member whose weights are in memory.
+        members: shapes by name, largest first, then extra shapes.
         path: names of the members alone, largest first.
 
     Raises:
@@ -89,19 +89,21 @@ class FamilyRuntime:
 
     @property
     def model(self) -> NemotronH:
-        """The weights in the order of the folder, as a model: it shares what is stored so and copies the rest."""
+        """The weights in the order of the folder, as a model: it shares tensors that are stored in that order and
+        copies the others.
+        """
         return NemotronH(self.parent, self._storage.in_order(), self.held, trainable=False)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the members, largest first, and of extra shapes behind them."""
+        """Names of the members, largest first, then extra shapes."""
         return tuple(self.members)
 
     def select(self, which: str | Subnet | None = None) -> MemberModel:
         """The model of one member; the same one each time, until `release`.
 
         Args:
-            which: a member's name, any shape nested in what is held, or None for the largest member.
+            which: a member's name, any shape nested in `held`, or None for the largest member.
 
         Raises:
             ElasticError: no member of that name, or a shape that is not inside.
@@ -146,7 +148,7 @@ class FamilyRuntime:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights that are held."""
+        """Bytes of the weights in memory."""
         return sum(t.nbytes for t in self._storage.tensors.values())
 
     @property
@@ -156,7 +158,7 @@ class FamilyRuntime:
 
     @property
     def slice_bytes(self) -> int:
-        """Bytes that selected members keep beside the weights: gathered vectors, and where channels are stored."""
+        """Further bytes of selected members: gathered vectors, and indices of stored channels."""
         owned, kept = self._storage.owned, {}
         for model in self._selected.copy().values():  # other threads may select meanwhile
             w = model.weights

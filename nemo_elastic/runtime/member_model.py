@@ -36,7 +36,7 @@ MOST_DRAFTED = 16
 
 @dataclass(frozen=True)
 class Companions:
-    """Files beside the weights, read when they are first needed.
+    """Tokenizer and other files of the folder, read when they are first needed.
 
     Attributes:
         folder: where they are; None for a family that was made in memory.
@@ -82,7 +82,7 @@ class MemberModel:
     """One member, ready to run; `FamilyRuntime.select` makes it, and is how it finds a draft.
 
     Attributes:
-        name: its name in the family, None for a shape of its own.
+        name: its name in the family, None for another shape.
         subnet: its shape.
         weights: what its forward reads: views of the family's matrices, and gathered vectors.
     """
@@ -147,13 +147,13 @@ class MemberModel:
                 one of these, of token ids also a tensor [b, l].
             max_new_tokens: the most new tokens, for all or one number for each prompt; at least 1.
             stop_ids: tokens that end an answer; by default `eos_token_id` of the folder's generation config or config.
-                An empty list lets it go on.
+                An empty list continues.
             temperature, top_p, top_k, seed: how the next token is chosen, see `Sampling`; 0 samples nothing.
             stop: strings before which an answer ends. Of tokens, those come out whose text is before it.
             stream: give the pieces as they come, see `Stream`.
             draft: a smaller member of the family that drafts what this one then reads, several tokens at once. What
-                comes out is this member's own: the same tokens, or where tokens are sampled the same distribution (not
-                the same samples). A member that is not smaller than this one drafts nothing.
+                comes out is this member's output: the same tokens, or where tokens are sampled the same distribution
+                (not the same samples). A member that is not smaller than this one drafts nothing.
             k: how many tokens it drafts at once, 1 to 16; None for as many as pay by what was accepted so far.
 
         Returns:

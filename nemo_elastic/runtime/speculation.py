@@ -50,7 +50,7 @@ def speed_up(accepted: float, k: int, cost: float) -> float:
 
 
 def best_length(accepted: float, cost: float, most: int = MOST) -> int:
-    """The number of draft tokens from 0 to `most` with the largest `speed_up`; of equal ones the smallest."""
+    """The smallest number of draft tokens from 0 to `most` that maximises `speed_up`."""
     return max(range(most + 1), key=lambda k: speed_up(accepted, k, cost))
 
 
@@ -80,14 +80,14 @@ class DraftLength:
         return min(max(length, 1), most)
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """Count what became of a draft; tokens behind the first that was not accepted do not count."""
+        """Count accepted and rejected draft tokens; tokens after the first rejected one do not count."""
         if drafted:
             self._accepted = self._accepted * _FADE + accepted
             self._seen = self._seen * _FADE + accepted + (accepted < drafted)
 
 
 class Speculation(Unfinished):
-    """Prompts that are being decoded with a draft; iterating goes on by one token of each, as `nn.generate.Decoding`.
+    """Prompts decoded with a draft; an iteration yields one token of each, as in `nn.generate.Decoding`.
 
     Every sequence of a batch goes at its own pace: it keeps as much of its draft as stays, and drafts as much as pays.
     Its tokens do not depend on the others.
@@ -151,7 +151,7 @@ class Speculation(Unfinished):
             self._lengths[i].learn(len(drafted), kept)
         if drafts:
             large.rewind({i: len(tokens) for i, tokens in new.items()})
-            # the draft has not read the last token of its own
+            # the draft has not read its last token
             small.rewind({i: min(len(new[i]) - 1, len(tokens) - 1) for i, tokens in drafts.items()})
         return new
 
@@ -176,7 +176,7 @@ class Speculation(Unfinished):
             last = {i: logits_blv[small.row(i), 0] for i in going}
 
     def _give(self, new: Mapping[int, Sequence[int]]) -> Iterator[dict[int, int]]:
-        """Give tokens one by one, and none behind the end of a sequence."""
+        """Yield tokens one by one, none after the end of a sequence."""
         for n in range(max(map(len, new.values()))):
             step = {i: tokens[n] for i, tokens in new.items() if n < len(tokens) and i not in self.ended}
             for i, token in step.items():

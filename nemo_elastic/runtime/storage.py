@@ -51,7 +51,7 @@ def check_device(device: Any, name: str = "device") -> torch.device:
 
 
 class Storage:
-    """Tensors of `held`, each matrix in the nested order of `members`.
+    """Tensors of `held` with every matrix in the nested order of `members`.
 
     Args:
         tensors: by HF name, in the order of the model. Read one by one, never written.
@@ -80,7 +80,7 @@ class Storage:
         self.underflowed = 0
         self._position = {index: i for i, index in enumerate(held.kept)}
         self._chains: dict[tuple[str, int], Chain] = {}  # of dimensions that are stored in another order
-        self._places: dict[Chain, torch.Tensor] = {}  # where such an order has the channels
+        self._places: dict[Chain, torch.Tensor] = {}  # positions of channels in the order
         members = tuple(members)
         for t in layout.tensors(parent, held):
             given = tensors[t.hf].detach()
@@ -88,9 +88,9 @@ class Storage:
                 raise bad(f"dtype of {t.hf}", given.dtype, "weights are floating-point numbers")
             wanted = dtype or (torch.bfloat16 if given.dtype.itemsize == 1 else given.dtype)
             stored = given.to(cast_dtype(t.hf, wanted))
-            if copy or stored is not given:  # what is shared is read when it is used
+            if copy or stored is not given:  # shared tensors are read on use
                 self.underflowed += _check_values(t.hf, given, stored)
-            for dim in (0, 1) if len(t.shape) == 2 else ():  # what is no matrix is small: each member gathers its own
+            for dim in (0, 1) if len(t.shape) == 2 else ():  # vectors are small: every member gathers them
                 stored = self._reorder(stored, t, dim, members, device)
             stored = stored.to(device=device)
             if copy and stored.untyped_storage().data_ptr() == given.untyped_storage().data_ptr():
@@ -128,7 +128,7 @@ class Storage:
         return {t.untyped_storage().data_ptr(): t for t in (*self.tensors.values(), *self._places.values())}
 
     def weights(self, member: Subnet) -> Weights:
-        """What a forward of `member`, nested in `held`, reads. Layers are cut when they first run."""
+        """Weights of `member`, nested in `held`, for its forward. Layers are cut when they first run."""
         head = by_name("embedding" if self.parent.tied else "head")
         embedding, norm, head = (self.cut(member, r)[0] for r in (by_name("embedding"), by_name("final_norm"), head))
         return Weights(self.parent, member, embedding, CutLayers(self, member), norm, head)
@@ -143,7 +143,7 @@ class Storage:
     ) -> tuple[torch.Tensor, StoredOrder | None]:
         """One tensor of `member`: a matrix is a view, with its places if it is not in order; a vector may be a copy.
 
-        `layer` is None for the model's own tensors; `number` is the tensor's in `member` where a row has several;
+        `layer` is None for tensors outside the layers; `number` is the tensor's in `member` where a row has several;
         `made` are places that layers of the member share.
         """
         index = None if layer is None else layer.index

@@ -33,8 +33,8 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the most likely token.
         top_p: of what `top_k` leaves, keep the fewest most likely tokens whose share is at least this; above 0, to 1.
         top_k: keep this many of the most likely tokens, and those as likely as the last; 0 keeps all.
-        seed: fixes what is sampled. Each sequence of a batch has a stream of its own: other sequences change nothing
-            of it.
+        seed: fixes what is sampled. Every sequence of a batch has a separate random stream: other sequences change
+            nothing of it.
     """
 
     temperature: float = 0.0
@@ -142,7 +142,7 @@ class MostLikely:
 class Sampled(MostLikely):
     """Samples tokens, for either member with the same temperature, top_k and top_p.
 
-    Every prompt has a stream of random numbers of its own, see `Sampling`.
+    Every prompt has a separate stream of random numbers, see `Sampling`.
     """
 
     def __init__(self, how: Sampling) -> None:

@@ -12,7 +12,7 @@ def best_chain(scores: np.ndarray, inside: np.ndarray) -> list[int] | None:
 
     Args:
         scores: float64 [budgets, n], from the largest budget to the smallest, lower is better; infinite where a
-            candidate is none of the budget's. A chain's score is the sum.
+            candidate does not fit the budget. A chain's score is the sum.
         inside: bool [n, n], entry [i, j]: candidate j is nested in candidate i.
     """
     best, before = _best_path_to(scores, inside)

@@ -22,8 +22,8 @@ BLOCK = 2**16
 def uniform(space: Space, budget: Budget, upper: Subnet | None = None) -> Subnet:
     """The most even member of at most the budget: one width per axis, even where layers may differ.
 
-    Of all such members the one with the smallest spread (largest minus smallest share of the parent over the free
-    axes, depth among them), plus 20 x what it leaves of each limit beyond 1 %; ties go to the larger member.
+    Of these members the one with the smallest spread (largest minus smallest share of the parent over the free
+    axes, depth among them), plus 20 x the unused share of each limit beyond 1 %; ties go to the larger member.
 
     Args:
         space: where to look; every combination of choices is priced.

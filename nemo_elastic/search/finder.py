@@ -4,7 +4,7 @@
 
 The candidates are the fullest members of every budget (`fullest_chains`). A shape is at least as bad as a larger one
 that holds it, so known losses bound the others. The candidate of the most promising chain is measured next, until no
-chain can beat the best one found. Where layers have widths of their own, a quarter of the candidates is for that, and
+chain can beat the best one found. Where widths differ per layer, a quarter of the candidates is for that, and
 the rest for variations of the best chain, layer by layer.
 
 Of all that was measured, the nested chain with the smallest product of losses wins: no member buys a little with a lot
@@ -78,7 +78,7 @@ def search(
         loss: loss of an untrained member, at least 0, lower is better (a distillation loss: 0 is the parent). Called
             at most once per member. NaN counts as infinite.
         candidates: how many times `loss` may be called in all; it is called less often where nothing else can win.
-        seed: of the variations, where layers have widths of their own.
+        seed: of the variations, where widths differ per layer.
         progress: called after every measurement with (number, candidates, trial).
         start: a shape of the space to measure before all others. With a single budget that it meets, what is found is
             never worse.

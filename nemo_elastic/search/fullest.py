@@ -20,7 +20,7 @@ def fullest(space: Space, budget: Budget, inside: Code | np.ndarray) -> np.ndarr
     """Codes of the members with one width per axis that meet a budget inside another, to which nothing can be added.
 
     Returns:
-        Integers [n, slots]; each such member within the budget is nested in one of them. None where there are too many
+        Integers [n, slots]; each member within the budget is nested in one of them. None where there are too many
         members to look at.
     """
     if math.prod(space.even_shape) > COUNTED:

@@ -6,7 +6,7 @@ A router's (or anyone's) choices miss their cost by up to 15 % and need not be n
 with the smallest departure: a weighted sum of squared changes of relative width, so that many small changes come
 before one large one. Of members with one width per axis the nearest of the fullest is taken; where layers have their
 own, `fit` goes down to the budget step by step, then up while there is room. A choice that meets its budget nearly was
-measured or learned as it is: it is only added to, and larger members go on holding it.
+measured or learned as it is: it only grows, and stays nested in larger members.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Projection:
 
     Attributes:
         budget: name of the budget.
-        raw: what was chosen; member: what it became.
+        raw: the chosen shape; member: its projection.
         target: limit on the cost; raw_cost, cost: what the two cost.
         nested: the raw choice already lay inside the next larger member.
         limits: of several limits, each one's field -> its target, raw_cost and cost; the others are then shares.
@@ -82,7 +82,7 @@ def project(
     Args:
         space: choices that the result may make; `raw` and `upper` lie in it.
         raw: what a router chose.
-        budget: the limit; the parent's own budget gives the parent.
+        budget: the limit; the parent's budget gives the parent.
         upper: the next larger member, the parent when None.
         lower: a smaller choice that the member should hold; without effect where `upper` or the budget is too small.
 

@@ -265,9 +265,9 @@ class LimitPrice:
     """Exact cost of the members of a space under one limit, in its unit (parameters or bytes).
 
     Attributes:
-        limit: what is priced.
+        limit: the limit of the prices.
         target: the most that it may be; whole: the parent's cost.
-        base: cost of what is outside the layers, float64 [hidden choices].
+        base: cost outside the layers, float64 [hidden choices].
         layers: layers that cost the same at the same widths, by a name for them: their type, with a number behind it
             where others of the type cost something else.
         rows: the same names -> which of the layers of their type they are.
@@ -326,7 +326,7 @@ class LimitPrice:
         rigid = np.zeros((len(codes), 1), dtype=np.int64)
 
         def chosen(axis: str) -> np.ndarray:
-            """Choices on an axis: [n, 1], or [n, layers] where each layer has its own."""
+            """Choices on an axis: [n, 1], or [n, layers] where it differs per layer."""
             slots = self.space.positions(axis)
             return codes[:, slots] if slots else rigid
 
@@ -352,7 +352,7 @@ class Price:
     """Exact cost of the members of a space under a budget: in the unit of its limit, or the largest share of several.
 
     Attributes:
-        budget: what is priced.
+        budget: its limits are priced.
         limits: the price of each of its limits.
         target: the most that it may be, 1 of several limits; whole: the parent's cost.
     """
@@ -374,7 +374,7 @@ class Price:
         return cost / self.target - 1
 
     def each(self, codes: np.ndarray) -> np.ndarray:
-        """Cost of codes by limit, integers [n, slots] -> float64 [n, limits]; all are held against `target`."""
+        """Cost of codes by limit, integers [n, slots] -> float64 [n, limits], to compare with `target`."""
         costs = [limit.codes(codes)[:, None] for limit in self.limits]
         return costs[0] if len(costs) == 1 else np.concatenate(costs, axis=1) / self.units
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Variations of the best chain, where members are too many to look at: layers have widths of their own."""
+"""Variations of the best chain, for spaces too large to enumerate: widths differ per layer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def vary(measured: Measured, rng: np.random.Generator) -> None:
 def _varied(space: Space, code: Code, rng: np.random.Generator) -> Code:
     """A code with one or two axes a step wider or narrower, in layers that follow each other in the drop order.
 
-    Layers that are dropped first are also the ones to thin first.
+    Layers that are dropped first also get narrower first.
     """
     place = {layer: i for i, layer in enumerate(space.whole_drop_order)}
     ranked = sorted(range(len(space.slots)), key=lambda i: place.get(space.slots[i].layer or 0, 0))

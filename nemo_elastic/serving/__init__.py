@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A family behind vLLM's server: one engine, one copy of the weights, every member a model name.
 
-`command` starts the server, `plugin` is what vLLM loads. What is beside them knows no vLLM; what vLLM runs is in
-`engine/`, and only vLLM imports it.
+`command` starts the server, `plugin` is what vLLM loads. The other modules do not import vLLM; code that runs inside
+vLLM is in `engine/`, and only vLLM imports it.
 """

@@ -96,7 +96,7 @@ _ANSWER: ContextVar[Answer | None] = ContextVar("nemo_elastic_answer", default=N
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[None]:
-    """Let what vLLM does in the block, and in tasks that begin there, be this answer."""
+    """Make this the current answer for vLLM's code in the block and in tasks that start there."""
     before = _ANSWER.set(answer)
     try:
         yield
@@ -105,12 +105,12 @@ def answering(answer: Answer) -> Iterator[None]:
 
 
 def write_member(output: Any, member: str) -> None:
-    """In the engine: say in an output of vLLM's who answers."""
+    """In the engine: add the answering member to an output of vLLM."""
     output.kv_transfer_params = {_MEMBER: member}
 
 
 def model_name_with(theirs: Callable[..., str]) -> Callable[..., str]:
-    """vLLM's name of the model in an answer, as the request has it."""
+    """Wrap vLLM's function for the model name in an answer: use the name of the request."""
 
     @wraps(theirs)
     def model_name(self: Any, *more: Any, **named: Any) -> str:
@@ -121,7 +121,7 @@ def model_name_with(theirs: Callable[..., str]) -> Callable[..., str]:
 
 
 def generate_with(theirs: Callable[..., AsyncIterator[Any]], names: Names) -> Callable[..., AsyncIterator[Any]]:
-    """vLLM's generation in its server: refuses what names nobody, by whatever path it came, and hears who answers."""
+    """Wrap vLLM's generation in its server: refuse unknown members on every path, and record the answering member."""
 
     @wraps(theirs)
     def generate(self: Any, prompt: Any, sampling_params: Any, *more: Any, **named: Any) -> AsyncIterator[Any]:
@@ -138,7 +138,7 @@ def generate_with(theirs: Callable[..., AsyncIterator[Any]], names: Names) -> Ca
 
 
 async def _with_reports(outputs: Any, members: list[str | None], place: int) -> AsyncIterator[Any]:
-    """Outputs of one prompt, and what they say of who answers it."""
+    """Outputs of one prompt; `members[place]` becomes the member that they report."""
     async with aclosing(outputs):
         async for output in outputs:
             report = output.kv_transfer_params

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's settings for a family: of its server, so that members are model names, and of its engine; and our own.
+"""vLLM's settings for a family: of its server, so that members are model names, of its engine, and nemo-elastic's
+settings.
 
-Our own travel through vLLM's `--additional-config`. `open_family` has all checks that need no vLLM: the plugin makes
+Ours are passed through vLLM's `--additional-config`. `open_family` has all checks that need no vLLM: the plugin makes
 them in each of vLLM's processes, and `nemo-elastic serve` before vLLM starts.
 """
 
@@ -29,7 +30,7 @@ from .pairs import find_end
 if TYPE_CHECKING:
     from nemo_elastic.core.family import Parent
 
-#: our own name for the model, so that the one that vLLM has stays as it is
+#: our name for the model's architecture, so that vLLM's stays registered as it is
 ARCHITECTURE = "NemotronElasticForCausalLM"
 MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_elastic.serving.gate.Gate"
 _ENGINE = "nemo_elastic.serving.engine"
@@ -148,7 +149,7 @@ def name_members(args: Any) -> Names | None:
 
 
 def takes_messages(args: Any) -> bool:
-    """Whether a server has a chat template; vLLM has none of its own for those that do not."""
+    """Whether a server has a chat template; vLLM has no default template."""
     folder = Path(getattr(args, "tokenizer", None) or args.model)
     return bool(getattr(args, "chat_template", None)) or not folder.is_dir() or has_template(folder)
 

@@ -7,7 +7,7 @@ Signals are what the smallest member's reading of a prompt tells of how hard the
 Each climb from a member to the next larger one has a line: how much better the larger one is expected to be, given
 the signals. A member's worth is the sum of the climbs up to it, less a price times its cost; the member of the
 greatest worth answers. The price follows from the cost setting, which is the mean cost on the prompts of the
-calibration. `auto.json` holds a calibration beside the family that it was made of, and of no other.
+calibration. `auto.json` in a family folder has the calibration of this family.
 
 n: prompts, s: signals, m: members from the smallest to the largest; t: positions at a prompt's end, v: vocabulary.
 """
@@ -53,9 +53,9 @@ _HALVINGS = 30
 
 
 def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list[float]:
-    """Signals of one prompt, in nats and in the order of `SIGNALS`, from the logits behind each token of its tail.
+    """Signals of one prompt, in nats and in the order of `SIGNALS`, from the logits after each token of its tail.
 
-    Entropy and margin (between the two most likely tokens, in log-probability) behind the whole prompt, and their
+    Entropy and margin (between the two most likely tokens, in log-probability) after the whole prompt, and their
     means over the tail; the mean surprise (negative log-probability) of the tail's tokens after those before them; and
     the logarithm of the whole prompt's length.
     """
@@ -67,7 +67,7 @@ def signals(logits_tv: torch.Tensor, tokens: Sequence[int], length: int) -> list
         next_t = torch.tensor(tokens[1:], device=log_tv.device)
         surprise = -log_tv[:-1].gather(-1, next_t[:, None]).mean()
     else:
-        surprise = entropy_t[0]  # what is expected of the next token, where none was seen
+        surprise = entropy_t[0]  # expected surprise, for prompts of one token
     last = (entropy_t[-1], margin_t[-1])
     return [float(x) for x in (*last, entropy_t.mean(), margin_t.mean(), surprise)] + [math.log(length)]
 
@@ -228,7 +228,7 @@ def write_calibration(
 
 
 def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration | None:
-    """Read and check the calibration of a family with these members and parameters; None where there is none."""
+    """Read and check the calibration of a family with these members and parameters; None without one."""
     path = folder / FILE
     if not path.is_file():
         return None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The model `auto` in an engine: the smallest member reads a prompt, and what that makes of it says who answers."""
+"""The model `auto` in an engine: the smallest member reads a prompt, and signals of its logits choose the member."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .names import Choice
 
 
 class PromptTail(NamedTuple):
-    """What a step reads of the end of a prompt that nobody has chosen a member for. A long prompt comes in parts.
+    """Tokens that a step reads of the end of a prompt without a chosen member; long prompts are read in several steps.
 
     Attributes:
-        tail: the prompt's last tokens, all that signals are read from.
+        tail: the prompt's last tokens, which the signals are computed from.
         length: tokens of the prompt.
-        before: how many of the tail earlier steps have read.
-        now: how many this step reads.
+        before: tokens of the tail that earlier steps have read.
+        now: tokens of the tail that this step reads.
     """
 
     tail: list[int]
@@ -37,19 +37,19 @@ class PromptTail(NamedTuple):
 
 
 class Choosing:
-    """Chooses who answers, from the signals that the worker sends."""
+    """Chooses the member that answers a request, from the signals of the worker."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
-        self._answering: dict[str, str] = {}  # who answers each request, as far as that was chosen
-        self._costs: dict[str, float] = {}  # of those that nobody has chosen a member for
+        self._answering: dict[str, str] = {}  # request -> chosen member
+        self._costs: dict[str, float] = {}  # request without a chosen member -> its cost
         self._reported: dict[str, str] = {}
         self._larger: dict[str, str] = {}
 
     def take(self, request: Any, choice: Choice) -> None:
         if choice.cost is not None:
             self._answering[request.request_id] = choice.member
-            if choice.cost not in (0, 1):  # there the names have chosen
+            if choice.cost not in (0, 1):  # 0 and 1 always choose the smallest and largest
                 self._costs[request.request_id] = choice.cost
 
     def plan(self, output: Any, requests: Mapping[str, Any]) -> None:
@@ -61,11 +61,11 @@ class Choosing:
                 output.undecided[request_id] = PromptTail(list(ids[tail:]), len(ids), start - tail, stop - start)
 
     def before_update(self, result: Any, requests: Mapping[str, Any]) -> None:
-        """Choose; where the smallest member is not enough, its token is dropped."""
+        """Choose members; drop the sampled token where the smallest member is not chosen."""
         self._reported = dict(self._answering)
         for request_id, seen in getattr(result, "signals", {}).items():
             cost = self._costs.pop(request_id, None)
-            if cost is None:  # it is gone
+            if cost is None:  # the request was aborted
                 continue
             at = int(self._calibration.choose(np.array([seen]), cost)[0])
             if at:
@@ -90,12 +90,12 @@ class Choosing:
 
 
 class SignalReader:
-    """Reads the signals of prompts whose last tokens were read in a step of vLLM's worker."""
+    """Computes the signals of prompts whose last tokens were read in a step of vLLM's worker."""
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
         self._signals: dict[str, list[float]] = {}
-        self.tails: dict[str, torch.Tensor] = {}  # what earlier steps made of the ends of prompts, [t, d]
+        self.tails: dict[str, torch.Tensor] = {}  # hidden states of tails from earlier steps, [t, d]
 
     @torch.inference_mode()
     def after_step(self, scheduler_output: Any) -> None:

@@ -71,7 +71,7 @@ class Server:
         own = [f"--host={self.host}", f"--port={self.port}"]
         if self.settings != Settings():
             own.append(f"--additional-config={json.dumps(self.settings.within(None))}")
-        # behind theirs, so that it is the first that a request meets; a family's plugin sees to it itself
+        # last in vLLM's list, which makes it outermost; a family's plugin adds it itself
         return [sys.executable, "-m", *start, *own, *self.flags, f"--middleware={GATE}"]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:

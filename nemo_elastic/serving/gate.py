@@ -100,7 +100,7 @@ async def read_body(scope: Message, receive: Receive, most: float = math.inf) ->
 
 
 def replayed(raw: bytes, receive: Receive) -> Receive:
-    """Give a body once more; afterwards what the client does, such as going away."""
+    """Receive a body once more; afterwards the client's further messages, such as a disconnect."""
     given = False
 
     async def once() -> Message:

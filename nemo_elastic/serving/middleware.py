@@ -121,7 +121,7 @@ class MemberMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        if (raw := await read_body(scope, receive)) is None:  # the client went away
+        if (raw := await read_body(scope, receive)) is None:  # the client disconnected
             return
         body = _parsed(raw)
         try:
@@ -153,7 +153,7 @@ class MemberMiddleware:
 
 
 def _parsed(raw: bytes) -> Any:
-    """A body's JSON; None where it is none, which vLLM says."""
+    """A body's JSON; None if it is invalid, which vLLM reports."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):

@@ -53,11 +53,11 @@ class Names:
 
     Args:
         members: names, largest first.
-        family: other names of the largest member, such as that of the folder. A member's own name goes first.
+        family: other names of the largest member, such as that of the folder. A member's name has precedence.
         unlisted: names of it that are taken, but listed nowhere: its path.
         calibration: None where the family was not calibrated, and there is no `auto`.
         cost: the cost setting of `auto` where a request has none.
-        extras: names of shapes beside the members. They answer alone, in no pair, and `auto` does not choose them.
+        extras: names of extra shapes, which are in no pair and not chosen by `auto`.
     """
 
     def __init__(

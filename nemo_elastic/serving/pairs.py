@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 #: how models of the field end their thoughts
 THINK_END = "</think>"
-#: the field of `vllm_xargs`, named as vLLM names its own limit
+#: the field of `vllm_xargs`, named like vLLM's limit
 BUDGET = "thinking_token_budget"
 
 
 class Pairs:
-    """Lets the second member of a pair go on where the first one's thinking ends: after the tokens `end`, in a row."""
+    """Moves a request to the second member of a pair where the first one's thinking ends: after the tokens `end`."""
 
     def __init__(self, end: Sequence[int]) -> None:
         self._end = tuple(end)
-        self._thinking: dict[str, tuple[str, int | None]] = {}  # who goes on, and the most tokens of thinking
+        self._thinking: dict[str, tuple[str, int | None]] = {}  # request -> second member, most tokens of thinking
         self._lengths: dict[str, int] = {}
 
     def take(self, request: Any, choice: Choice) -> None:
@@ -40,7 +40,7 @@ class Pairs:
         self._lengths = {i: len(requests[i].output_token_ids) for i in self._thinking if i in requests}
 
     def after_update(self, outputs: Iterable[Any], running: Callable[[str], Any]) -> Mapping[str, str]:
-        """Requests with which another member goes on after a step, which reads everything again: id -> its name.
+        """Requests that move to another member after a step, which prefills them again: id -> its name.
 
         `running` gives vLLM's record of a request by its id, None where the request does not run.
         """

@@ -3,7 +3,7 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` in each of its processes, whatever it serves.
 
 With a version of vLLM that the plugin was not tested with nothing changes, and `nemo-elastic serve` says why. Nothing
-changes for folders that are no family: those stay with vLLM's own model, scheduler and worker, but that a CPU
+changes for folders that are no family: those use vLLM's model, scheduler and worker, except that a CPU
 runs weights in NVFP4 (`emulate_nvfp4`). For a family
 four of vLLM's functions are wrapped, since no setting of vLLM reaches there: what reads a server's command line, so
 that every member becomes a model name; what makes an engine's settings; and in a server what names the model of an

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of files beside the weights that change what a model says or runs: config, tokenizer, code."""
+"""Checks of the files next to the weights that change a model's output: config, tokenizer, code."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Check:
     """One check.
 
     Attributes:
-        name: what is checked.
-        ok: None where it was skipped.
-        figure: what was measured, in words.
+        name: of the check.
+        ok: None if it was skipped.
+        figure: result in words.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Check:
 
 
 def beside_checks(source: Checkpoint, parent: Checkpoint | None) -> Iterator[Check]:
-    """Check the files beside the weights of a folder; nothing where that is a checkpoint of NeMo's.
+    """Check the files next to the weights of a folder; nothing for a NeMo checkpoint.
 
-    `parent` is the family that it is a cut of, or the model that it was made from.
+    `parent`: the family that it was cut from, or the model that it was made from.
     """
     if not (source.folder / CONFIG).is_file():
         return
@@ -84,7 +84,7 @@ def _config(source: Checkpoint, parent: Checkpoint | None) -> Check:
     base = parent.config if parent is not None and cut else source.config
     right = to_hf_config(source.parent, source.subnet, dtype=source.dtype, base=base, prediction=bool(source.mtp))
     low = source.config.get(KEY)
-    if source.storage and (low or {}).get("producer", OURS) == OURS:  # others word it in their own way
+    if source.storage and (low or {}).get("producer", OURS) == OURS:  # other producers word it differently
         right[KEY], _ = described(source)
     elif KEY in source.config:
         right[KEY] = low

@@ -26,7 +26,7 @@ class Fit:
 
     Attributes:
         parent: whose shape it is.
-        limits: what it is within.
+        limits: upper bounds of its cost.
         subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
         between: the members on either side; None where it is one.
         larger: the next larger shape; None for the largest that the source has.
@@ -96,7 +96,7 @@ def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
 
 
 def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
-    """The sizes that can be cut out of a folder: the path of its family, of a member what is left of it.
+    """The sizes that can be cut out of a folder: its family's path, for a member the part below it.
 
     `instead` tells a user of one model, or of a shape without a size of its family, what to do.
     """

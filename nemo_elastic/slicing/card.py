@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The README.md of what we write: what the model is, exactly, where it runs, and what it needs there."""
+"""The README.md of written folders: shape, engines that run the model, and its memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Family folders: an ordinary Hugging Face folder of the sorted parent, and `elastic.json` beside it.
+"""Family folders: an ordinary Hugging Face folder of the sorted parent with `elastic.json`.
 
 Made of a checkpoint that a curriculum ends with, and given extra shapes later; `untrained` makes one of a parent.
 """
@@ -59,7 +59,7 @@ def write_family(
 
     Args:
         out: The folder to write, whole or not at all.
-        parent: Shape of the parent, with its FFN stripes; the family's own.
+        parent: Shape of the parent, with its FFN stripes.
         tensors: Its weights, sorted: name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor. Those of
             layers that predict further tokens, which `base` describes, may be among them.
         family: Its members.
@@ -143,7 +143,7 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
 
 
 def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
-    """Write a trained checkpoint as a family folder, and every member of it as a folder of its own.
+    """Write a trained checkpoint as a family folder, and every member as a separate folder.
 
     Args:
         checkpoint: what stage 2 left.

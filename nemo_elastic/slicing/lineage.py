@@ -25,7 +25,7 @@ from nemo_elastic.io.read import json_object, plain_yaml, read_text
 __all__ = ["CARD", "PUBLISHED", "Lineage", "is_ours", "lineage_of", "provenance_in"]
 
 CARD = "README.md"
-#: in a manifest's provenance: it is beside weights of others, and has members of theirs
+#: in a manifest's provenance: the weights were published by others, with their members
 PUBLISHED = "published"
 #: a licence that is not in the hub's list has the id `other`, a name and a link
 _FORMS = {
@@ -71,7 +71,7 @@ class Lineage:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether nemo-elastic wrote a folder, not `elastic.json` alone beside weights of others."""
+    """Whether nemo-elastic wrote a folder, and not only `elastic.json` for published weights."""
     if (folder / MEMBER_FILE).is_file() or not (folder / FAMILY_FILE).is_file():
         return (folder / MEMBER_FILE).is_file()
     return (folder / CHECKSUMS_FILE).is_file() or PUBLISHED not in provenance_in(folder / FAMILY_FILE)
@@ -108,7 +108,7 @@ def _licence(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _front_matter(path: Path) -> Mapping[str, Any]:
-    """The YAML at the head of a card; nothing where there is none that can be read."""
+    """The YAML at the head of a card; empty without a readable one."""
     try:
         text = read_text(path, encoding="utf-8-sig").replace("\r\n", "\n")
         head, end, _ = text.removeprefix("---\n").partition("\n---")

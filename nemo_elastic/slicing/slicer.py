@@ -43,7 +43,7 @@ class Cut:
 
     Attributes:
         out: the folder that was written; None after a dry run.
-        member: name in the family; None for a shape of its own.
+        member: name in the family; None for another shape.
         subnet: the shape.
         parameters: exact count.
         left_out: what the source has and it has not, in words; None where that is nothing.
@@ -65,7 +65,7 @@ def left_out(source: Checkpoint, target: Subnet, prediction: bool = True, format
     """What of a source a cut is without, in words; None where that is nothing.
 
     Args:
-        source: What is cut.
+        source: the checkpoint to cut.
         target: The member.
         prediction: See `slice_checkpoint`.
         format: Of the cut.

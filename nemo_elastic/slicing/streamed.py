@@ -78,7 +78,7 @@ def rank_streamed(source: Checkpoint, sequences: Sequences, options: RankOptions
 
 
 def untrained_loss(source: Checkpoint, sequences: Sequences, tokens: int) -> Callable[[Subnet], float]:
-    """Divergence of members from an opened parent as they are, in nats a token; it reads a member's own weights.
+    """Divergence of members from an opened parent, in nats per token, reading members' weights from their files.
 
     Args:
         source: the parent, with sorted weights.
@@ -120,7 +120,7 @@ def _layers(source: Checkpoint, member: Subnet, device: str | torch.device) -> L
 
 @dataclass(frozen=True)
 class _Read(Mapping[str, torch.Tensor]):
-    """Weights by name, each read into memory of its own on access, in a dtype that torch computes with."""
+    """Weights by name, copied from the file on access, in a dtype that torch computes with."""
 
     member: Checkpoint
     device: str | torch.device

@@ -97,7 +97,7 @@ def init_family(
         sequences: What members are searched on, and the parent is ranked on where no ranking is named. Layers are read
             from the files one by one.
         license: Id of the licence for the card, instead of the parent's.
-        base_model: Id of the parent on the hub for the card, instead of what it says itself.
+        base_model: Id of the parent on the hub for the card, instead of the one in its card.
         force: Replace an existing `out`.
         shard_bytes: Largest file of weights.
         progress: Called with (bytes written, bytes in all).
@@ -168,7 +168,7 @@ def _sorted(source: Checkpoint, parent: Parent, ranking: Ranking | None) -> Chec
 
 
 def _members(parent: Parent, config: ElasticConfig, ranking: Ranking | None) -> tuple[dict[str, Subnet], Space]:
-    """Shapes of the block's file, else the most even ones for its budgets; and the space of all that it allows."""
+    """Shapes of the block's file, else the most even ones for its budgets, and the block's space of shapes."""
     from nemo_elastic.search import Space, uniform_family
 
     axes, order = config.resolve_axes(parent), ()

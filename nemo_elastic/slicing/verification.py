@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Is a folder what it says it is? Each check gives a figure; those that run the model need torch."""
+"""Verification of a folder against its metadata. Every check gives a figure; checks that run the model need torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORWARD_LIMIT", "Check", "Report", "cut_check", "verify"]
 
-#: Above this many parameters the model is run only when asked for: it is held twice, in float32.
+#: Above this many parameters the model is run only on request: it is in memory twice, in float32.
 FORWARD_LIMIT = 300_000_000
 #: Largest difference of logits, as a share of the largest logit, between two ways of computing the same in float32.
 TOLERANCE = 1e-4
@@ -105,7 +105,7 @@ def verify(
 
 
 def _shape_checks(source: Checkpoint) -> Iterator[Check]:
-    # Opening it has compared every name and shape; what is left is whether the members are what they say.
+    # Opening the folder compared every name and shape; the members' contents remain to be checked.
     mtp = [name for name in source.names if is_mtp(name)]
     figure = f"{len(source.names) - len(mtp)}, all known, none missing, all shapes right"
     if mtp:
@@ -126,7 +126,9 @@ def _shape_checks(source: Checkpoint) -> Iterator[Check]:
 
 
 def _differing_cut(source: Checkpoint, larger: Subnet, smaller: Subnet) -> str | None:
-    """First tensor of which `smaller` keeps other positions when it is cut by way of `larger`, or None."""
+    """First tensor where cutting `smaller` from `larger` keeps other positions than cutting it from the parent, or
+    None.
+    """
     parent, held = source.parent, source.subnet
     for t in layout.tensors(parent, smaller):
         index = t.index

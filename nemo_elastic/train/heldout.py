@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation of every member.
 
-Each micro-batch of validation data runs once for every member, as micro-batches of their own behind each other: that
-is all a pipeline schedule has to know, and each pipeline rank counts them for itself. No budget is sampled and no
-random number is taken. Ranks that read shares of the data add their sums up.
+Every micro-batch of validation data runs once for every member, as consecutive micro-batches. A pipeline schedule
+needs no change for this, as each pipeline rank counts them. No budget is sampled and no random number is taken. Ranks
+that read shares of the data add their sums up.
 """
 
 from __future__ import annotations

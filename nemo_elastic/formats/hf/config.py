@@ -23,7 +23,7 @@ __all__ = ["PLAIN", "PUZZLE", "from_hf_config", "prediction_config", "prediction
 
 PLAIN, PUZZLE = "nemotron_h", "nemotron_h_puzzle"
 
-#: the model's own sizes -> their keys in config.json, the one that we write first
+#: size outside the layers -> its keys in config.json; we write the first
 _MODEL_SIZES = {"vocab": ("vocab_size",), HIDDEN: ("hidden_size",)}
 #: what a model must (not) have to be one that we can cut: key -> the only value
 _FIXED = {
@@ -36,7 +36,7 @@ _FIXED = {
     "mamba_hidden_act": "silu",
     "sliding_window": None,
 }
-#: what describes layers that predict more than one token, the number of them first; they follow the model's own widths
+#: keys of MTP layers, their number first; they have the model's widths
 _PREDICTION = (
     "num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mtp_layers_block_type", "mtp_use_repeated_layer",
 )  # fmt: skip
@@ -86,7 +86,7 @@ def to_hf_config(
     out: dict[str, Any] = {
         "architectures": ["NemotronHForCausalLM"],
         "model_type": PLAIN,
-        # Every version of transformers and vLLM turns the pattern into layer types of its own naming.
+        # Versions of transformers and vLLM turn the pattern into layer types with different names.
         "hybrid_override_pattern": member.pattern,
         "num_hidden_layers": len(member.layers),
     }
@@ -129,7 +129,7 @@ def _puzzle(member: Subnet) -> dict[str, Any]:
 
 
 def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Subnet]:
-    """Read the shape of a Nemotron-H from its `config.json`: a parent of its own, and the member of it.
+    """Read the shape of a Nemotron-H from its `config.json`, as a parent and the member that it is.
 
     The member is the parent itself, except for a `nemotron_h_puzzle`, whose parent has the largest width of each axis.
     A model that cannot be cut (groups of experts, biases) is refused; `where` is the file, for errors.
@@ -150,7 +150,7 @@ def from_hf_config(config: Any, where: str = "config.json") -> tuple[Parent, Sub
     eps = next((config[k] for k in ("layer_norm_epsilon", "rms_norm_eps", "norm_eps") if k in config), 1e-5)
     tied = config.get("tie_word_embeddings", False)
     blocks = _read_blocks(config, types, sizes, where)
-    for axis, stripes in striped_axes().items():  # what only some families cut
+    for axis, stripes in striped_axes().items():  # optional axes: only where layers differ
         if any(stripes in kind.without for kind in kinds):
             if any(block.get(axis, sizes[axis]) != sizes[axis] for block in blocks):
                 sizes[stripes] = 1
@@ -176,7 +176,7 @@ def predicts(config: Mapping[str, Any]) -> bool:
 
 
 def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Prediction | None:
-    """The layers that predict more than one token; None where there are none.
+    """The MTP layers, or None.
 
     Steps that are said to be repeated (`mtp_use_repeated_layer`) have the layers of one.
     """
@@ -231,14 +231,14 @@ def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _read_sizes(config: Mapping[str, Any], kinds: list[Kind], where: str) -> dict[str, Any]:
-    """Sizes of the model; those of a kind that it has not keep their defaults."""
+    """Sizes of the model; sizes of absent kinds keep their defaults."""
     sizes = {}
     optional = {size for kind in kinds for size in kind.without}
     reals = {size for kind in kinds for size in kind.reals}
     for size, keys in (_MODEL_SIZES | {size: keys for kind in kinds for size, keys in kind.hf.items()}).items():
         value = next((config[k] for k in keys if config.get(k) is not None), None)
         if value is None and (blocked := next((a for k in kinds for a, b in k.nested.items() if b == size), None)):
-            value = sizes.get(blocked)  # no grouped queries: a block for each
+            value = sizes.get(blocked)  # no grouped queries: every head is a group
         if isinstance(value, list) and len(set(map(str, value))) == 1:
             value = value[0]  # vLLM takes intermediate_size as a list too
         if value is None and size not in optional:

@@ -160,14 +160,14 @@ def _to_compressed(kind: Quantization, stay: list[str], cache: bool) -> dict[str
 
 
 def quantization_of(config: Mapping[str, Any], folder: Path) -> Quantization | None:
-    """How most of a folder's weights of low precision are stored, by what it says; None where there are none."""
+    """The storage scheme of most low-precision weights according to the folder's config, or None."""
     return next((said[0] for _, said in list(_sections(config, folder))), None)
 
 
 def check_described(config: Mapping[str, Any], folder: Path, storage: Mapping[str, Quantization]) -> None:
     """Check that a model's weights of low precision are stored as its folder says.
 
-    Which weights they are is read off the tensors: lists of modules are for loaders, and a cut gets its own.
+    The quantized weights are read from the tensors; lists of modules are only for loaders, and cuts rewrite them.
     """
     for where, said in _sections(config, folder):
         known = {_in_words(stored): None for stored in said}

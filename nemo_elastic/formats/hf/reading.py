@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a Hugging Face folder: its shape, which part of which parent it is, and its tensors, mapped and unread.
+"""Opening a Hugging Face folder: its parent, its subnet, and its memory-mapped tensors.
 
 Mapping a file copies nothing. The safetensors library checks every header before any of it is believed.
 """
@@ -40,11 +40,11 @@ from .writing import INDEX, SINGLE
 
 __all__ = ["MEMBER_FILE", "member_to_json", "open_folder", "open_shard", "open_tensors", "read_shapes"]
 
-#: In a member's folder: which member of which parent it is, so that smaller ones can be cut from it. No loader needs
+#: In a member's folder: its parent and subnet, so that smaller members can be cut from it. No loader needs
 #: it.
 MEMBER_FILE = "elastic_member.json"
 _MOST_DIMENSIONS = 32  # what numpy 1 allows; no tensor of a model has five
-_MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, also where there are none because another dimension is 0
+_MOST_ELEMENTS = 2**59  # numpy counts bytes in 63 bits, even if another dimension is 0
 
 
 def open_folder(folder: Path) -> Checkpoint:
@@ -99,7 +99,7 @@ def read_shapes(folder: Path) -> Shapes:
         source = MEMBER_FILE
     else:
         return Shapes(folder, parent, held, config, None, Origin(), companions=folder)
-    # Both files describe the same model in their own words; to compare, say the one in the words of the other.
+    # Both files describe the model differently: convert one to the other's form to compare them.
     if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
         raise ElasticError(f"{folder}: config.json and {source} describe different models")
     return Shapes(folder, wanted, wanted_held, config, family, origin, companions=folder)
@@ -117,7 +117,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 @dataclass
 class _Rest:
-    """What `elastic.json` has of a family beside what `elastic_member.json` says anyway."""
+    """Fields of `elastic.json` that `elastic_member.json` does not have."""
 
     axes: Any
     members: Any

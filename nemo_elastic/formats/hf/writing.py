@@ -44,7 +44,7 @@ REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle
 #: Called with (bytes written, bytes in all).
 Progress = Callable[[int, int], None]
 
-SHARD_BYTES = 5 * 10**9  # the hub's own habit
+SHARD_BYTES = 5 * 10**9  # as on the hub
 #: threads, each with another tensor: small tensors read one at a time leave the disk idle
 THREADS = 4
 #: bytes of small tensors that a thread takes together
@@ -154,7 +154,7 @@ def _json_text(name: str, value: Any) -> str:
 
 
 def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
-    """Deal tensors out to files of at most `limit` bytes, in the order given; a larger tensor has its own file."""
+    """Distribute tensors over files of at most `limit` bytes, in their order; a larger tensor is alone in its file."""
     shards: list[dict[str, Tensor]] = [{}]
     held = 0
     for name, tensor in tensors.items():
@@ -173,7 +173,7 @@ def write_weights(
 
     Args:
         folders: Existing folder -> its tensors by name, in storage order. Shards follow that order.
-        shard_bytes: Largest file of weights; a tensor that is larger has a file of its own.
+        shard_bytes: Largest file of weights; a larger tensor is alone in its file.
         progress: Called after every piece, by one thread at a time.
 
     Returns:
@@ -249,7 +249,7 @@ def _write_header(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
-    """Tensors that one thread writes: some small ones, and all that are made of the same."""
+    """Tensors that one thread writes: several small ones, and all with the same source."""
     groups: list[list[_Place]] = []
     held, last = 0, None
     for place in places:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a checkpoint beside its weights: settings, elastic block, tokenizer.
+"""Files of a checkpoint other than weights: settings, elastic block, tokenizer.
 
 NeMo has a folder `context/` for them, Megatron-Bridge a file `run_config.yaml` among the weights.
 
@@ -126,7 +126,7 @@ def token_ids(tokenizer: Path | None) -> dict[str, int]:
 
 
 def _mapping(owner: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A mapping in another one; an empty one where there is none."""
+    """A mapping inside another; empty if it is missing."""
     value = owner.get(key)
     return value if isinstance(value, Mapping) else {}
 
@@ -137,7 +137,7 @@ def _mapping(owner: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
     """Read a config of an `io.json`, such as `model.config`; fields that were not given have their class's defaults.
 
-    A config in it is such a mapping too; other objects are None.
+    Nested configs are mappings, too; other objects are None.
     """
     data = read_json(file)
     try:
@@ -152,7 +152,7 @@ def read_io_json(file: Path, path: str) -> dict[str, Any]:
 
 
 def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
-    """An object of the graph; `known` has those that were read, as each may be held by many, and those begun."""
+    """An object of the graph; `known`: objects read or begun, as several may share one."""
     if known.get(key) is _BEGUN:
         raise ValueError(f"{key} contains itself")
     if key in known:

@@ -86,7 +86,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
 
 
 def _kind(index: int, names: set[str]) -> str:
-    """Type of a layer by the names of its tensors, of which no two types share one."""
+    """Kind of a layer by the names of its tensors, which are different for every kind."""
     templates = {MEGATRON_LAYER + _NUMBER.sub("{e}", own) for own in names}
     own_kinds = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
     if len(own_kinds) != 1:
@@ -96,13 +96,13 @@ def _kind(index: int, names: set[str]) -> str:
 
 
 def _record(name: str, index: int, sizes: Sizes) -> Kind:
-    """The record of a layer's kind of which it has every tensor, or most of them: parents may lack a size."""
+    """The variant of a kind (`Kind.without`) with the most tensors of this layer."""
 
     def matches(kind: Kind) -> tuple[int, int]:
         return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows)
 
     whole = KINDS[name]
-    return max((*whole.without.values(), whole), key=matches)  # of equals the one with the fewest axes
+    return max((*whole.without.values(), whole), key=matches)  # ties: the one with the fewest axes
 
 
 def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:
@@ -180,7 +180,7 @@ def _widths(kind: Kind, products: Mapping[Part, int], rigid: Mapping[str, int]) 
 
 
 def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Groups and state of Mamba, of which the tensors tell the product."""
+    """Groups and state of Mamba: the tensors give only their product."""
     groups, state = settings.get("mamba_num_groups"), settings.get("mamba_state_dim")
     if groups is None and isinstance(state, int) and state > 0:
         groups = shared // state
@@ -190,7 +190,7 @@ def _groups(shared: int, settings: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _attention(keys: set[int], queries: set[int], settings: Mapping[str, Any]) -> dict[str, int]:
-    """Key-value heads and the size of a head, of which the tensors tell the product.
+    """Key-value heads and channels per head: the tensors give only their product.
 
     Where layers have not as many of these heads, they are no size of the model but widths.
 

@@ -30,7 +30,7 @@ from nemo_elastic.io.read import open_regular, read_bytes, read_json, read_text
 
 #: what NeMo puts before the names of a model's tensors; Megatron-Bridge puts nothing there
 PREFIX = "module."
-#: what both put before those of the optimizer's; megatron-core has one of its own for experts, and counts them
+#: prefixes of both for optimizer states; megatron-core has another one for experts, and counts them
 _OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 
 #: in the names of states of TransformerEngine's layers
@@ -179,7 +179,7 @@ def signature(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-@lru_cache(maxsize=2)  # parent and own checkpoint; of a large one it has some megabytes
+@lru_cache(maxsize=2)  # the parent's and the run's checkpoint; some megabytes for a large one
 def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
     content = read_bytes(folder / ".metadata", _BYTES)
     check_pickle(content)
@@ -257,7 +257,7 @@ class Record:
     made: tuple[Any, ...] = ()
 
     def __hash__(self) -> int:
-        """Megatron-core's own reader hashes what is in a key."""
+        """megatron-core's reader hashes the content of a key."""
         held = (*self.made, *(value for name, value in vars(self).items() if name != "made"))
         if not all(isinstance(value, (str, int, torch.Size, type(None))) for value in held):
             raise PickleError("it has a key that is more than names and numbers")

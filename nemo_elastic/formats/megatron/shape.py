@@ -62,7 +62,7 @@ NOTHING = {
 }  # fmt: skip
 #: ways to balance experts that choose others than the scores and a bias do
 _OTHER_ROUTING = ("sinkhorn", "quantile_balancing")
-#: names of the squared ReLU: megatron-core's own, and NeMo's in `NemotronHConfigBase`, which has no name
+#: names of the squared ReLU: megatron-core's, and that of NeMo's lambda in `NemotronHConfigBase`
 _ACTIVATIONS = ("squared_relu", "relu2", "<lambda>")
 
 
@@ -157,7 +157,7 @@ def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[s
     check_kinds(parent.pattern, "member", experts)
     if not member.is_uniform:
         raise bad("member", member.pattern, "one width in all layers of a type; NeMo has no other form")
-    # an axis of which no layer is left has the parent's width
+    # an axis without a remaining layer has the parent's width
     kinds = [parent.kind(name) for name, kind in KINDS.items() if kind.always or kind.symbol in member.pattern]
     fields = FIELDS | {size: name for kind in kinds for size, name in kind.megatron.items()}
     sizes = parent.to_json() | {"pattern": member.pattern, HIDDEN: member.hidden}

@@ -77,7 +77,7 @@ class Stored:
         sizes: name (without the prefix) -> shape.
 
     Raises:
-        ElasticError: no such checkpoint, another format, or metadata that cannot be read.
+        ElasticError: no checkpoint, another format, or unreadable metadata.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -189,7 +189,7 @@ def elastic_family(
 
     Args:
         parent: shape of its weights.
-        elastic: what it holds under `elastic.`.
+        elastic: tensors under `elastic.`.
         block: the elastic block of the run.
         where: the checkpoint, for errors.
         provenance: recorded in elastic.json.

@@ -44,7 +44,7 @@ from .metadata import (
 
 #: bytes of an object, which is looked at in memory
 _OBJECT = 2**28
-#: what is not sharded: the file, and the object in which today's megatron-core keeps it where there is no such file
+#: unsharded state: its file, and the object that newer versions of megatron-core use instead
 _COMMON, _COMMON_OBJECT = "common.pt", "common_state/shard_0_1"
 #: where a run of Bridge's stands
 STATE = "train_state.pt"
@@ -56,14 +56,14 @@ _FORBIDDEN = {
 
 
 class _Array(Record):
-    """numpy's array, of which no bytes are looked at."""
+    """Stands for a numpy array, whose bytes are not read."""
 
     def __setstate__(self, state: Any) -> None:
         pass
 
 
 class _DType(Record):
-    """numpy's dtype of numbers: one with flags or fields of its own lets numpy take numbers for addresses."""
+    """numpy's dtype of numbers only: others could make numpy treat numbers as addresses."""
 
     def __init__(self, code: Any = None, *rest: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch("b1|[iu][1248]|f[248]", code) or rest != (False, True):
@@ -84,7 +84,7 @@ _VALUES: list[Any] = [
 
 @contextmanager
 def _values_alone() -> Iterator[None]:
-    """torch.load takes our list alone: megatron-core adds to its own, numpy's real dtype among others."""
+    """Restrict torch.load to our list: megatron-core adds classes to torch's, among them numpy's real dtype."""
     before = get_safe_globals()
     clear_safe_globals()
     add_safe_globals(_VALUES)
@@ -96,14 +96,14 @@ def _values_alone() -> Iterator[None]:
 
 
 class _View(_ReaderView):
-    """A part of a file. zipfile seeks from the end, which torch's own class does in the wrong direction."""
+    """A part of a file. zipfile seeks from the end, which torch's class does in the wrong direction."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return super().seek(*((offset + self.len,) if whence == os.SEEK_END else (offset, whence)))
 
 
 def _check_archive(view: Any, length: int) -> None:
-    """Raise for an archive that torch would unpack to more than its own bytes, and for pickles in it that take longer.
+    """Raise for an archive that unpacks to more than its size, and for pickles that would take too long.
 
     torch compresses nothing.
     """
@@ -194,7 +194,7 @@ def check_harmless(checkpoint: str | Path, only_weights: bool = False, extra_sta
 
 
 def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
-    """Pickles beside the weights that are loaded, by what is there: a file goes before an object of `.metadata`."""
+    """Pickles to load besides weights: a file has precedence over an object of `.metadata`."""
     there = [name for name in (_COMMON, STATE) if os.path.lexists(folder / name)]
     return there if only_weights and _COMMON_OBJECT in metadata.objects else sorted({_COMMON, *there})
 
@@ -221,7 +221,7 @@ def _has_state(path: Path, place: ByteRange, is_state: bool, _: tuple[int, ...])
         raise PickleError(f"it has more than {_OBJECT >> 20} MiB, the most for an object")
     with open_regular(path) as file:
         whole = load_object(file, place)
-    left, seen = [(is_state, whole)], set[tuple[bool, int]]()  # what is shared is looked at once
+    left, seen = [(is_state, whole)], set[tuple[bool, int]]()  # shared objects are checked once
     while left:
         is_state, value = left.pop()
         if (is_state, id(value)) in seen:

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """All members and extra shapes of a family as one model of vLLM: one copy of the weights, one cache, one at a time.
 
-Each member is vLLM's own Nemotron-H, on views of the family's weights: nothing is allocated, copied or repacked, and
+Every member is vLLM's Nemotron-H on views of the family's weights: nothing is allocated, copied or repacked, and
 products are the runtime's (`LayerWeights.linear`).
 
-No member has a cache of its own. Attention of a smaller member keeps the same heads of keys and values, so it reads
+Members share one cache. Attention of a smaller member keeps the same heads of keys and values, so it reads
 and writes pages of the largest. Its Mamba states are smaller: they lie at the beginning of the same page.
 """
 
@@ -47,7 +47,7 @@ from nemo_elastic.plugins import load_plugins
 from nemo_elastic.runtime import load_family
 from nemo_elastic.runtime.family_runtime import members_of
 
-logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
+logger = init_logger(f"vllm.{__name__}")  # vLLM shows only messages of its loggers
 
 
 class FamilyForCausalLM(NemotronHForCausalLM):
@@ -123,7 +123,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
 
 
 class MambaLayer(NemotronHMambaDecoderLayer):
-    """vLLM's Mamba layer with the widths of its own layer, where those differ."""
+    """vLLM's Mamba layer with the widths of its layer, where those differ."""
 
     def __init__(self, config: Any, layer_idx: int, *more: Any, **named: Any) -> None:
         super().__init__(config.get_nemotron_h_config_for_layer(layer_idx), layer_idx, *more, **named)
@@ -132,7 +132,7 @@ class MambaLayer(NemotronHMambaDecoderLayer):
 
 
 def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
-    """The config of a member, made of the family's own config `base`, and of its class."""
+    """The config of a member, from the family's config `base`, of the same class."""
     kept = {key: value for key, value in base.to_dict().items() if key not in ("layers_block_type", "layer_types")}
 
     def config(widths: Subnet) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Member(nn.Module):
 
     @torch.no_grad()
     def read(self, weights: Weights) -> None:
-        """Take matrices as views, and copy what is small."""
+        """Use matrices as views, and copy vectors."""
         self.model.embed_tokens.quant_method.weight = weights.embedding
         self.lm_head.quant_method.weight = weights.head
         self.model.norm_f.weight.copy_(weights.final_norm)
@@ -220,7 +220,7 @@ _READ = {MAMBA: _read_mamba, MLP: _read_mlp, ATTENTION: _read_attention}
 
 
 class OnViews(QuantizeMethodBase):
-    """A layer whose output is that of one or more matrices, one behind the other, each a view.
+    """A linear layer with the concatenated outputs of one or more matrices, each a view.
 
     To vLLM it is a quantization method: the one place where a layer's weights and product are exchanged.
 
@@ -299,7 +299,7 @@ class GuestAttention(Attention):
 
 
 class GuestMamba(MambaMixer2):
-    """A Mamba layer without pages of its own."""
+    """A Mamba layer that uses the largest member's cache pages."""
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> None:
         return None
@@ -318,7 +318,7 @@ class HostMamba(MambaMixer2):
 
 def share_attention(guest: Attention, host: Attention) -> None:
     """Let `guest` use the pages of `host`."""
-    guest.__class__ = GuestAttention  # vLLM's model builds the layer, by its own class
+    guest.__class__ = GuestAttention  # vLLM's model constructs the layer with its class
     guest.kv_sharing_target_layer_name = host.layer_name
 
 

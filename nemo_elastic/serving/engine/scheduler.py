@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's scheduler, with one member in each step; `pairs` and `choosing` may let another member go on with a request.
+"""vLLM's scheduler, with one member in each step; `pairs` and `choosing` may move a request to another member.
 
 Three rules, which `tests/serving/engine/test_scheduler.py` holds:
 
@@ -34,7 +34,7 @@ from nemo_elastic.serving.choosing import Choosing
 from nemo_elastic.serving.names import Choice, family_names
 from nemo_elastic.serving.pairs import Pairs
 
-logger = init_logger(f"vllm.{__name__}")  # vLLM writes what its own loggers say
+logger = init_logger(f"vllm.{__name__}")  # vLLM shows only messages of its loggers
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
 #: what a request waits for is capacity, and nothing else
@@ -123,7 +123,7 @@ class Waiting(RequestQueue):
             return len(self) > 0
         if self._shown.peek_request() < self._refused:
             return True
-        first = _first_ready(self._shown)  # behind some that wait for something else, and came later
+        first = _first_ready(self._shown)  # earlier requests may wait for something else
         return first is not None and first < self._refused
 
     def __len__(self) -> int:
@@ -177,7 +177,7 @@ class FamilyScheduler(Scheduler):
         queue = partial(create_request_queue, self.policy)
         self.waiting, self.kv_holding_waiting = (Waiting(queue, self._member_of) for _ in range(2))
         self.choosing = None if names.calibration is None else Choosing(names.calibration)
-        # each may let another member go on with a request
+        # each may move a request to another member
         self.changes = [Pairs(settings.end_ids), *([] if self.choosing is None else [self.choosing])]
 
     # ------------------------------------------------------------------------------------------- requests come and go
@@ -255,7 +255,7 @@ class FamilyScheduler(Scheduler):
     # --------------------------------------------------------------------------------------------------- results
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> Any:
-        """Take a step's tokens in; afterwards another member may go on with a request, which reads all of it again."""
+        """Take a step's tokens in; afterwards a request may move to another member, which prefills it again."""
         for change in self.changes:
             change.before_update(model_runner_output, self.requests)
         out = super().update_from_output(scheduler_output, model_runner_output)
