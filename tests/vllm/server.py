@@ -80,7 +80,10 @@ class Talk:
         from openai import OpenAI
 
         self.address = address
-        self.api = OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=600)
+        # a connection that is kept may be closed by the server in the moment in which the next request is sent
+        self.api = OpenAI(
+            base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=600, default_headers={"Connection": "close"}
+        )
 
     def complete(self, model: str, prompt: Any, new: int = NEW, **extra: Any) -> list[int]:
         """Greedy tokens."""
