@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,8 +111,7 @@ class FamilyLoop:
             done: steps that are done.
         """
         if self._facts[0] != done:
-            by_budget = mean_by_budget(torch.stack(self._by_budget).sum(0)) if self._by_budget else {}
-            losses = losses_of_last_rank(by_budget, len(self.family.config.budgets))
+            losses = losses_by_budget(self._by_budget, len(self.family.config.budgets))
             self._facts = done, step_facts_of(self.family, losses)
             if done == self.family.steps:
                 shape_members(self.family, self.host, self.out, done)
@@ -215,13 +214,14 @@ def _of_any_length(config: Any) -> Iterator[None]:
         config.variable_seq_lengths = before
 
 
-def mean_by_budget(each: torch.Tensor) -> dict[int, float]:
-    """Budget index -> mean loss of those that were sampled, over data-parallel ranks; all of them call it.
+def losses_by_budget(each: Sequence[torch.Tensor], budgets: int) -> dict[int, float]:
+    """Budget index -> mean loss of those that a step sampled, known to every rank; all of them call it.
 
-    `each` [budgets, 2] has the loss sums and tokens of this rank's micro-batches.
+    Args:
+        each: of a micro-batch [budgets, 2], loss sums and tokens; only the last pipeline rank has any.
     """
-    torch.distributed.all_reduce(each, group=parallel_state.get_data_parallel_group())
-    return {i: float(s / n) for i, (s, n) in enumerate(each.tolist()) if n > 0}
+    sums = all_ranks(each) if each else torch.zeros(budgets, 2)
+    return {i: s / n for i, (s, n) in enumerate(from_last_rank(sums).tolist()) if n > 0}
 
 
 def tokens_counted(totals: Sequence[torch.Tensor]) -> int:
@@ -250,11 +250,3 @@ def from_last_rank(t: torch.Tensor) -> torch.Tensor:
             parallel_state.get_pipeline_model_parallel_group(),
         )
     return t
-
-
-def losses_of_last_rank(by_budget: Mapping[int, float], budgets: int) -> dict[int, float]:
-    """Budget index -> mean loss of the last step, on every rank: only the last pipeline rank has seen them."""
-    seen = torch.zeros(budgets, 2, dtype=torch.float64)
-    for i, loss in by_budget.items():
-        seen[i] = torch.tensor([1.0, loss], dtype=torch.float64)
-    return {i: loss for i, (sampled, loss) in enumerate(from_last_rank(seen).tolist()) if sampled}

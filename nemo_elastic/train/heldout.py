@@ -51,7 +51,6 @@ class HeldOut:
     """
 
     def __init__(self, distill: DistillConfig) -> None:
-        super().__init__()
         chunks = distill.chunk_tokens
         self._ce, self._kl = DistillConfig(teacher="none", chunk_tokens=chunks), DistillConfig(chunk_tokens=chunks)
         self.measured = HeldOutLosses()

@@ -19,7 +19,7 @@ BRIDGE_PYTHON = os.environ.get("NEMO_ELASTIC_BRIDGE_PYTHON", "")
 #: what reads a number from the GPU in a step: place -> at most how often, and why
 WAITS = {
     "nemo_elastic/megatron/megatron_host.py": (1, "the guard, before the optimizer may change a weight"),
-    "nemo_elastic/megatron/family_loop.py": (3, "losses and tokens of a step's line"),
+    "nemo_elastic/megatron/family_loop.py": (2, "losses and tokens of a step's line"),
     "nemo_elastic/router.py": (9, "what the router chooses, before a step of soft masks"),
     "nemo_elastic/train/metrics.py": (7, "the line of a step of soft masks"),
     "megatron/core/optimizer/": (5, "the gradient's norm"),
