@@ -77,7 +77,7 @@ def test_paths_that_are_here_hold_in_any_working_directory(
     assert recipe.resume.restore_config.path == str(tmp_path / "one")
 
 
-DDP, OPTIMIZER = "trainer.strategy.ddp", "optim.config"
+OPTIMIZER = "optim.config"
 STEP, DISTRIBUTED = "overlap_param_gather_with_optimizer_step", "use_distributed_optimizer"
 RESHARDABLE = "trainer.strategy.ckpt_optim_fully_reshardable"
 
@@ -85,9 +85,6 @@ RESHARDABLE = "trainer.strategy.ckpt_optim_fully_reshardable"
 @pytest.mark.parametrize(
     ("given", "block", "field", "becomes"),
     [
-        # gradients are reduced in the backward pass where all parameters report once
-        ({}, {}, f"{DDP}.overlap_grad_reduce", True),
-        ({"trainer.strategy.pipeline_model_parallel_size": 2}, {}, f"{DDP}.overlap_grad_reduce", False),
         # overlaps go wherever they are set
         ({f"{OPTIMIZER}.{STEP}": True}, {}, f"{OPTIMIZER}.{STEP}", False),
         # a router beside half-precision weights needs the distributed optimizer

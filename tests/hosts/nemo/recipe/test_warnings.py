@@ -11,25 +11,9 @@ import pytest
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.plan.stages import PAPER
 from tests.hosts.nemo.blocks import NANO_12B as BLOCK
-from tests.hosts.nemo.blocks import with_text
 from tests.hosts.nemo.recipe.test_checks import accepted
 
 pytestmark = pytest.mark.nemo
-
-
-def test_what_makes_no_sense_is_reported(recipe: Any, capsys: Any) -> None:
-    """NeMo's own defaults: ten steps, and two thousand of warm-up; too few samples to rank on."""
-    from nemo.collections import llm
-
-    stock = with_text(llm.nemotron_nano_12b_v2.pretrain_recipe())
-    stock.data.global_batch_size = 8
-    accepted(stock)
-    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "  elastic.importance.samples: 1024, but the run asks its data for 80" in printed
-    assert "  recipe.optim.lr_scheduler.warmup_steps: 2000 of 10 steps in all" in printed
-    recipe.trainer.max_steps, recipe.optim.lr_scheduler.warmup_steps = 5170, 60
-    accepted(recipe)
-    assert "warmup" not in capsys.readouterr().out.partition("apply_elastic warns:")[2]
 
 
 @pytest.mark.parametrize(
@@ -61,15 +45,6 @@ def test_a_router_is_warned_of_in_the_stage_that_teaches_it(recipe: Any, capsys:
         assert ("before shapes are frozen" in capsys.readouterr().out) is not bool(stage)
 
 
-def test_batches_far_from_the_curriculums_are_reported(recipe: Any, capsys: Any) -> None:
-    recipe.trainer.max_steps, recipe.optim.config.lr, recipe.optim.lr_scheduler.warmup_steps = 5170, 9e-5, 60
-    recipe.data.global_batch_size = 64
-    accepted(recipe)
-    printed = capsys.readouterr().out.partition("apply_elastic warns:")[2]
-    assert "recipe.data.global_batch_size: 64, 0.524M tokens in a step; " in printed
-    assert "recipe.optim" not in printed
-
-
 @pytest.mark.parametrize(
     ("rate", "warmup", "total", "warned"),
     [
@@ -89,13 +64,3 @@ def test_a_large_parents_rates_are_held_against_the_curriculums(
     lines = pace_warnings(own, 12e9, 1, total)
     assert [line.partition(":")[0] for line in lines] == [own.at(name) for name in warned]
     assert pace_warnings(own, 1e8, 1, total) == []
-
-
-def test_stage_1_in_pipeline_stages_starts_better_from_a_ranking(recipe: Any, capsys: Any) -> None:
-    message = "  recipe.trainer.strategy.pipeline_model_parallel_size: 2: stages cannot rank; let recipe.resume start"
-    for stages in (1, 2):
-        recipe.trainer.strategy.pipeline_model_parallel_size = stages
-        accepted(recipe.clone())
-        assert (message in capsys.readouterr().out) == (stages == 2)
-    accepted(recipe, BLOCK, stage=2, previous="stage1")
-    assert message not in capsys.readouterr().out
