@@ -8,7 +8,7 @@ and loss are in the block. Layouts are the planner's for the machines of a run; 
 128 H100s.
 
     >>> from families import family
-    >>> recipe = family("nemotron_elastic_9b").stage1_recipe("/checkpoints/9b", ["/data/text"], "/runs/9b")
+    >>> recipe = family("nemotron_elastic_9b").job("stage1", "/checkpoints/9b", ["/data/text"], "/runs/9b")
     >>> recipe.trainer.val_check_interval = 100
 """
 

@@ -189,15 +189,11 @@ def run_job(args: argparse.Namespace) -> None:
     """One job of a family on Megatron-Bridge, on every rank of it."""
     if FAMILIES[args.recipe].host != "bridge":
         raise bad("--recipe", args.recipe, "with --job one on Megatron-Bridge, bridge/…")
-    from nemo_elastic.hosts.bridge.curriculum import train_to_the_end
-    from nemo_elastic.slicing.family_folder import slice_family
+    from nemo_elastic.hosts.bridge import curriculum
 
     recipe = family(args.recipe)
     given_run = recipe.run_of(args.parent, args.data, **given(args))
-    if args.job == "slice":
-        slice_family(**recipe.slicing(given_run))
-    else:
-        train_to_the_end(recipe.build(args.job, given_run))
+    curriculum.run_job(curriculum.plain(recipe), given_run.to_dict(), args.job)
 
 
 def on_slurm(args: argparse.Namespace) -> None:

@@ -21,10 +21,11 @@ from nemo_elastic.formats.megatron.metadata import of_optimizer
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored, differing
 from nemo_elastic.formats.schemes import COMPRESSED, scheme_of
 from nemo_elastic.history import METRICS, read_history
+from nemo_elastic.hosts.common.watch import FROM, START
 from nemo_elastic.plan.stages import Curriculum
 
 from .report import Finding
-from .short import FROM, START, watch_dir
+from .short import watch_dir
 from .transformers import lose_in_transformers
 
 #: of tensors of a model

@@ -25,7 +25,6 @@ from nemo_elastic.hosts.common.experiment import Executors, run_jobs
 from nemo_elastic.hosts.common.planned import PlannedFamily
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.plan.stages import PAPER, Curriculum
-from nemo_elastic.slicing.family_folder import slice_family
 
 from .findings import Place, checks
 from .report import REPORT, WATCHED, Change, JobReport, RehearsalReport, Settings, changes
@@ -150,31 +149,22 @@ def rehearsal_of(
     return Rehearsal(family, dir, short, scaled, jobs, changes(before, each | {WATCHED: settings}))
 
 
-def jobs_of(host: str) -> Any:
-    """The module that builds the jobs of rehearsals on a host."""
-    if host == "bridge":
-        from . import bridge_jobs as jobs
-    else:
-        from . import nemo_jobs as jobs
-    return jobs
-
-
 def rehearsal_jobs(family: PlannedFamily, scaled: CurriculumRun, short: Short) -> tuple[dict[str, Job], Settings]:
     """All jobs of a rehearsal's run, and their settings."""
-    host, parent, ranks = jobs_of(family.host), parent_run(scaled, short), (1, short.ranks)
-    recipe = host.parent_recipe(family, parent)
+    settings: dict[str, Any] = {"slice": family.slicing(scaled)}
+    parent, built, jobs = parent_run(scaled, short), family.build_all(scaled), dict[str, Job]()
 
-    def job_of(built: Any, name: str, its: CurriculumRun) -> Job:
-        return described(family.recipe_of(built), host.task(family, built, name, its), family.stop_in_time, ranks)
+    def add(name: str, job: str, made: Any, its: CurriculumRun, watch: tuple[str, int | None] | None = None) -> None:
+        task = family.task(made, job, its, watch)
+        jobs[name] = described(family.recipe_of(made), task, family.stop_in_time, (1, short.ranks))
 
-    jobs = {"parent": job_of(recipe, "parent", parent)}
-    settings = {"slice": family.slicing(scaled)}
-    built = family.build_all(scaled)
+    add("parent", "parent", family.parent_recipe(parent), parent)
     for name in job_names(scaled):
-        job, watch = built[stage_of(name)], watch_of(name, scaled)
-        job = job if watch is None else host.watched(job, *watch)
-        jobs[name], settings[name] = job_of(job, name, scaled), family.settings(job)
-    return jobs | {"slice": Job(run.Partial(slice_family, **family.slicing(scaled)))}, settings
+        job, watch = stage_of(name), watch_of(name, scaled)
+        made = built[job] if watch is None else family.watched(built[job], *watch)
+        add(name, job, made, scaled, watch)
+        settings[name] = family.settings(made)
+    return jobs | {"slice": Job(family.slice_job(scaled))}, settings
 
 
 def settings_of(family: PlannedFamily, of: CurriculumRun) -> Settings:

@@ -34,10 +34,6 @@ from .small import ON_CPU, ON_GPU, narrow
 PARENT_STEPS, PARENT_BATCH, PARENT_LR = 40, 16, 3e-3
 #: the first start of stage 1, which ends without a word
 CUT_SHORT = "stage1-killed"
-#: files of a watched start: the state it began with, and the checkpoint that it was to begin with
-START, FROM = "start", "from"
-#: sequences on which members and their cuts are compared
-SEQUENCES = 4
 #: with some in a hundred held out, in sequences of some hundred tokens
 CONVERSATIONS = 3000
 

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe on conversations is that of the same parent on text, but for the data and its tokenizer."""
+"""The data module of the recipe on conversations; tests/hosts/test_families.py has what is configured."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import fiddle
 import pytest
@@ -17,45 +16,7 @@ from recipes.families import family
 from tests.data.large import sums, write_tokenizer
 
 pytestmark = pytest.mark.nemo
-JOBS = ("rank", "stage1", "stage2")
-#: of ranks that share conversations out: one may have no token that counts
-PER_TOKEN = {"model.config.calculate_per_token_loss", "trainer.strategy.ddp.average_in_collective"}
 CHATS = family("nemotron_elastic_12b_sft")
-
-
-@pytest.fixture(scope="module")
-def jobs() -> dict[str, Any]:
-    return CHATS.build_all(CHATS.run_of("/p", ["/data/chats"], "/runs/x", ["/data/long"]))
-
-
-def test_it_is_the_recipe_on_text_but_for_its_data(jobs: dict[str, Any]) -> None:
-    from nemo_elastic.hosts.common.changes import settings
-
-    large = family("nemotron_elastic_12b")
-    text = large.build_all(large.run_of("/p", ["/data/text"], "/runs/x"))
-    for job in JOBS:
-        ours, theirs = settings(jobs[job]), settings(text[job])
-        differ = {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
-        own = {"trainer.val_check_interval"} if job == "rank" else PER_TOKEN  # a ranking validates nothing
-        assert {name for name in differ if not name.startswith(("data", "model.tokenizer"))} <= own
-        for name in ("seq_length", "micro_batch_size", "global_batch_size"):
-            assert getattr(jobs[job].data, name) == getattr(text[job].data, name)
-        if job != "rank":  # its ranks share conversations out
-            strategy = jobs[job].trainer.strategy
-            assert strategy.context_parallel_size > 1 and strategy.ddp.average_in_collective is False
-            assert jobs[job].model.config.calculate_per_token_loss is True
-
-
-def test_each_stage_reads_packed_answers_of_its_length(jobs: dict[str, Any]) -> None:
-    for job, folder, length in zip(JOBS, ("chats", "chats", "long"), (8192, 8192, 49152), strict=True):
-        data = jobs[job].data
-        specs = data.packed_sequence_specs
-        assert (data.dataset_root, data.seq_length, specs.packed_sequence_size) == (f"/data/{folder}", length, length)
-        assert specs.packed_train_data_path == f"/data/{folder}/training.npy"
-        assert data.dataset_kwargs == {"pad_to_max_length": True}
-        assert data.tokenizer.pretrained_model_name == "/data/chats/tokenizer"
-    with pytest.raises(ElasticError, match=r"^long_data: None "):
-        CHATS.stage2_recipe("/p", ["/data/chats"], "/runs/x")
 
 
 def test_its_data_module_reads_what_nemo_elastic_data_packs(tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def family_experiment(parent: str, data: list[str], dir: str, executors: Any, **
     folder = Path(data[0]).parent
     family = family_of(folder)
     first = replace(TINY.stage1, max_steps=STEPS[0], global_batch_size=4, micro_batch_size=4)
-    stage = family.stage1_recipe(
-        family.own_parent(str(folder / "tiny")), data, dir, curriculum=replace(TINY, stage1=first),
+    stage = family.job(
+        "stage1", family.own_parent(str(folder / "tiny")), data, dir, curriculum=replace(TINY, stage1=first),
         num_nodes=1, num_gpus_per_node=2,
     )  # fmt: skip
     stage.log.ckpt.every_n_train_steps = EVERY

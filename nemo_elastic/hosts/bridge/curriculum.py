@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import torch
+from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+from megatron.bridge.training.pretrain import pretrain
 
 from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import STOPPED
@@ -27,10 +29,13 @@ from nemo_elastic.formats.megatron.shape import stock_sizes
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
 from nemo_elastic.plan.activations import Routing
+from nemo_elastic.slicing.family_folder import slice_family
 
 from .apply import ElasticRun, apply_elastic, use_our_layers
 from .checks import BridgeRecipe
 from .job_data import set_data
+from .platform import bridge_on_this_machine
+from .watch import BridgeWatch
 
 if TYPE_CHECKING:
     import nemo_run
@@ -87,10 +92,23 @@ class BridgeFamily(PlannedFamily):
     def settings(self, built: ElasticRun) -> dict[str, Any]:
         return built.settings()
 
-    def task(self, built: ElasticRun, job: str, run: CurriculumRun) -> nemo_run.Partial:
+    def parent_recipe(self, run: CurriculumRun) -> Any:
+        config = self.stock_recipe("parent", run)
+        use_our_layers(config.model)
+        config.model.seq_length, config.scheduler.lr_decay_iters = config.dataset.seq_length, config.train.train_iters
+        config.comm_overlap = None
+        config.ddp.overlap_grad_reduce = config.ddp.overlap_param_gather = False
+        return config
+
+    def watched(self, built: ElasticRun, out: str, stop_after: int | None) -> ElasticRun:
+        return replace(built, callbacks=[*built.callbacks, BridgeWatch(built.forward_step, out, stop_after)])
+
+    def task(
+        self, built: Any, job: str, run: CurriculumRun, watch: tuple[str, int | None] | None = None
+    ) -> nemo_run.Partial:
         import nemo_run
 
-        return nemo_run.Partial(train, job=job, family=plain(self), run=run.to_dict())
+        return nemo_run.Partial(run_job, job=job, family=plain(self), run=run.to_dict(), watch=watch)
 
     @staticmethod
     def stop_in_time(task: nemo_run.Partial, code: int) -> None:
@@ -165,17 +183,33 @@ def set_sizes(model: Any, parent: Parent) -> None:
 # ---------------------------------------------------------------------- jobs as NeMo-Run starts them
 
 
-def train(family: dict[str, Any], run: dict[str, Any], job: str, stopped: int = STOPPED) -> None:
+def run_job(
+    family: Mapping[str, Any],
+    run: Mapping[str, Any],
+    job: str,
+    watch: Sequence[Any] | None = None,
+    stopped: int = STOPPED,
+) -> None:
     """What each process of a job does: it builds its container from plain values.
 
     Args:
         family: see `plain`.
         run: see `CurriculumRun.to_dict`.
-        job: of the run, but for the slicing.
+        job: of the run; or parent, see `PlannedFamily.parent_recipe`.
+        watch: arguments of a stage's `Watch`.
         stopped: exit code where the job is stopped before the end of its training.
     """
     curriculum = CurriculumRun.from_dict(run)
-    train_to_the_end(family_of(family, curriculum).build(job, curriculum), stopped)
+    recipe = family_of(family, curriculum)
+    if job == "slice":
+        slice_family(**recipe.slicing(curriculum))
+    elif job == "parent":
+        config = recipe.parent_recipe(curriculum)
+        with bridge_on_this_machine(config):
+            pretrain(config, forward_step)
+    else:
+        built = recipe.build(job, curriculum)
+        train_to_the_end(built if watch is None else recipe.watched(built, *watch), stopped)
 
 
 def plain(family: BridgeFamily) -> dict[str, Any]:

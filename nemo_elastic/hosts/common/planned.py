@@ -130,8 +130,24 @@ class PlannedFamily(ABC):
         """Every setting of a job by its dotted name."""
 
     @abstractmethod
-    def task(self, built: Any, job: str, run: CurriculumRun) -> nemo_run.Partial:
-        """What each process of a job calls."""
+    def parent_recipe(self, run: CurriculumRun) -> Any:
+        """The parent's training, by the host's recipe of it, which is not elastic: rehearsals begin with it."""
+
+    @abstractmethod
+    def watched(self, built: Any, out: str, stop_after: int | None) -> Any:
+        """A stage with a `watch.Watch`, of these arguments."""
+
+    @abstractmethod
+    def task(
+        self, built: Any, job: str, run: CurriculumRun, watch: tuple[str, int | None] | None = None
+    ) -> nemo_run.Partial:
+        """What each process of a job calls.
+
+        Args:
+            built: the job; `watched` where it has a watch.
+            job: parent, rank, stage1 and so on.
+            watch: arguments of the watch.
+        """
 
     @staticmethod
     @abstractmethod
@@ -139,6 +155,19 @@ class PlannedFamily(ABC):
         """Have a training that is stopped before its end leave with this exit code."""
 
     # ------------------------------------------------------------------ jobs
+
+    def job(self, name: str, parent: str, data: Blend, dir: str, *more: Any, **named: Any) -> Any:
+        """A job of a run, to be changed and started by a script.
+
+        Args:
+            name: rank, stage1, stage2, stage3 or slice.
+            parent, data, dir, more, named: see `run_of`.
+
+        Raises:
+            ElasticError: see `build`.
+        """
+        run = self.run_of(parent, data, dir, *more, **named)
+        return self.slice_job(run) if name == "slice" else self.build(name, run)
 
     def build(self, job: str, run: CurriculumRun) -> Any:
         """A job of a run that runs a model, as the host starts it.
@@ -154,6 +183,12 @@ class PlannedFamily(ABC):
         """The jobs of a run that run a model, by name, in order."""
         return {job: self.build(job, run) for job in run.jobs[:-1]}
 
+    def slice_job(self, run: CurriculumRun) -> nemo_run.Partial:
+        """What the one process of a run's last job calls."""
+        import nemo_run
+
+        return nemo_run.Partial(slice_family, **self.slicing(run))
+
     def slicing(self, run: CurriculumRun) -> dict[str, Any]:
         """Arguments of `slice_family`, which cuts every member out of the last stage's end: one process, no GPU."""
         ranking = run.block.ranking or os.path.join(run.folder("rank"), "elastic", "ranking")
@@ -161,13 +196,11 @@ class PlannedFamily(ABC):
 
     def described(self, run: CurriculumRun) -> dict[str, Job]:
         """All jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""
-        import nemo_run
-
         jobs = {
             name: described(self.recipe_of(built), self.task(built, name, run), self.stop_in_time, run.machines(name))
             for name, built in self.build_all(run).items()
         }
-        return jobs | {"slice": Job(nemo_run.Partial(slice_family, **self.slicing(run)))}
+        return jobs | {"slice": Job(self.slice_job(run))}
 
     def put(self, recipe: Recipe, job: str, run: CurriculumRun, layout: Layout | None) -> None:
         """Give the host's recipe of the parent, with a job's data, what the job has besides.

@@ -34,27 +34,28 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
 def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import fiddle
 
+    from nemo_elastic.hosts.bridge import curriculum
     from nemo_elastic.hosts.common.changes import settings
-    from nemo_elastic.rehearsal import bridge_jobs, run
+    from nemo_elastic.rehearsal import run
     from nemo_elastic.rehearsal.short import parent_run
 
     built: list[Any] = []
-    monkeypatch.setattr(bridge_jobs, "train_to_the_end", built.append)
-    monkeypatch.setattr(bridge_jobs, "pretrain", lambda config, _: built.append(config))
-    family, own = rehearsal.family, rehearsal.scaled
-    _, wanted = run.rehearsal_jobs(family, own, rehearsal.short)
+    monkeypatch.setattr(curriculum, "train_to_the_end", lambda job, _: built.append(job))
+    monkeypatch.setattr(curriculum, "pretrain", lambda config, _: built.append(config))
+    family, scaled = rehearsal.family, rehearsal.scaled
+    _, wanted = run.rehearsal_jobs(family, scaled, rehearsal.short)
     for name, job in list(rehearsal.jobs.items())[:-1]:
         fiddle.build(job.task)()
         (there,) = built
         built.clear()
         if name == "parent":
-            recipe = bridge_jobs.parent_recipe(family, parent_run(own, rehearsal.short))
-            with bridge_jobs.bridge_on_this_machine(recipe):
+            recipe = family.parent_recipe(parent_run(scaled, rehearsal.short))
+            with curriculum.bridge_on_this_machine(recipe):
                 assert settings(there) == settings(recipe)
         else:
             assert there.settings() == wanted[name], name
             stops = [one.stop_after for one in there.callbacks[1:]]
-            assert stops == ([] if name == "rank" else [own.save_every + 1 if name == "stage1-killed" else None])
+            assert stops == ([] if name == "rank" else [scaled.save_every + 1 if name == "stage1-killed" else None])
 
 
 def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_neither_the_model_nor_the_router_is_clipped_by_the_norm_of_the_other() 
 
     start()
     block = ROOT / "conf" / "elastic_12b_paper.yaml"
-    recipe = family("nemotron_elastic_12b").stage1_recipe("/parent", ["/data/text"], "/runs/family", block=block)
+    recipe = family("nemotron_elastic_12b").job("stage1", "/parent", ["/data/text"], "/runs/family", block=block)
     optim: Any = fiddle.build(recipe.optim)
     ddp: Any = fiddle.build(recipe.trainer.strategy.ddp)
     assert (optim.config.adam_eps, optim.config.clip_grad) == (1e-5, 1.0), "the recipe's is another optimizer"

@@ -25,15 +25,16 @@ from nemo_elastic.hosts.common.changes import Changes, settings
 from nemo_elastic.hosts.common.chat_data import chat_folder, packed_files
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, job_folder
 from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
-from nemo_elastic.hosts.common.token_files import SPLIT, Blend, splits_of
+from nemo_elastic.hosts.common.token_files import SPLIT, splits_of
 from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 from nemo_elastic.hosts.nemo.folder_data import FolderDataModule, PackedChats
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import change
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe, made_by
-from nemo_elastic.slicing.family_folder import slice_family
+from nemo_elastic.hosts.nemo.watch import NemoWatch
+from nemo_elastic.megatron.spec import elastic_stack_spec
 
-from .jobs import PAPER, Curriculum, checkpoints, end_of, stop_in_time
+from .jobs import checkpoints, end_of, stop_in_time
 from .rank import rank_only
 
 #: loader processes of a rank
@@ -54,38 +55,6 @@ class FamilyRecipe(PlannedFamily):
         weights = {torch.float32: "fp32", torch.bfloat16: "bf16"}[plugin.params_dtype]
         return Precision(weights, "fp32" if plugin.grad_reduce_in_fp32 else weights)
 
-    def rank_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
-        """Rank the parent, sort its weights and search a shape for every budget, on one node.
-
-        Every GPU holds the parent whole and looks at its share of the samples, which are stage 1's first.
-
-        Args:
-            parent, data, dir, named: see `run_of`.
-        """
-        return self.build("rank", self.run_of(parent, data, dir, **named))
-
-    def stage1_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
-        """Stage 1 on short sequences. Needs the ranking.
-
-        Args:
-            parent, data, dir, named: see `run_of`.
-
-        Raises:
-            ElasticError: no layout fits, or the block does not fit the parent.
-        """
-        return self.build("stage1", self.run_of(parent, data, dir, **named))
-
-    def stage2_recipe(self, parent: str, data: Blend, dir: str, **named: Any) -> nemo_run.Partial:
-        """Stage 2: the same members at a longer context. Needs the end of stage 1.
-
-        Args, Raises: as `stage1_recipe`.
-        """
-        return self.build("stage2", self.run_of(parent, data, dir, **named))
-
-    def slice_step(self, dir: str, curriculum: Curriculum = PAPER) -> nemo_run.Partial:
-        """Cut every member out of the end of stage 2, see `slicing.family_folder.slice_family`."""
-        return nemo_run.Partial(slice_family, **self.slicing(self.run_of("", (), dir, curriculum=curriculum)))
-
     def checkpoint_of(self, job: str, run: CurriculumRun) -> str:
         if job == "rank":
             return os.path.join(run.folder(job), "checkpoints", "ranked")
@@ -97,7 +66,20 @@ class FamilyRecipe(PlannedFamily):
     def settings(self, built: nemo_run.Partial) -> dict[str, Any]:
         return settings(built)
 
-    def task(self, built: nemo_run.Partial, job: str, run: CurriculumRun) -> nemo_run.Partial:
+    def parent_recipe(self, run: CurriculumRun) -> nemo_run.Partial:
+        recipe = self.stock_recipe("parent", run)
+        recipe.model.config.mamba_stack_spec = elastic_stack_spec
+        recipe.trainer.callbacks = []
+        recipe.trainer.strategy.ddp.overlap_grad_reduce = False
+        return recipe
+
+    def watched(self, built: nemo_run.Partial, out: str, stop_after: int | None) -> nemo_run.Partial:
+        built = built.clone()
+        watch = nemo_run.Config(NemoWatch, out=out, stop_after=stop_after)
+        built.trainer.callbacks = [*built.trainer.callbacks, watch]
+        return built
+
+    def task(self, built: nemo_run.Partial, job: str, run: CurriculumRun, watch: Any = None) -> nemo_run.Partial:
         return built
 
     @staticmethod

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs of a rehearsal on NeMo, and what watches them.
+"""What a rehearsal has NeMo's jobs write down.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
@@ -8,15 +8,10 @@ No `from __future__ import annotations` here: NeMo-Run reads annotations as type
 from typing import Any
 
 import lightning.pytorch as pl
-import nemo_run
 from nemo.lightning.io import IOMixin
 
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
+from nemo_elastic.hosts.common.watch import Watch, link
 from nemo_elastic.hosts.nemo.checkpoint.resume import folder_of
-from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
-from nemo_elastic.megatron.spec import elastic_stack_spec
-
-from .watch import Watch, link
 
 
 class NemoWatch(pl.Callback, IOMixin):
@@ -40,24 +35,3 @@ class NemoWatch(pl.Callback, IOMixin):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         assert trainer.val_dataloaders is not None
         self.watch.end(trainer.global_step, pl_module.loop, trainer.val_dataloaders.dataset)
-
-
-def parent_recipe(family: FamilyRecipe, run: CurriculumRun) -> nemo_run.Partial:
-    """The narrow parent's training for a moment, by NeMo's own recipe of it."""
-    recipe = family.stock_recipe("parent", run)
-    recipe.model.config.mamba_stack_spec = elastic_stack_spec
-    recipe.trainer.callbacks = []
-    recipe.trainer.strategy.ddp.overlap_grad_reduce = False
-    return recipe
-
-
-def watched(job: nemo_run.Partial, out: str, stop_after: int | None) -> nemo_run.Partial:
-    """A stage with a `Watch`."""
-    job = job.clone()
-    job.trainer.callbacks = [*job.trainer.callbacks, nemo_run.Config(NemoWatch, out=out, stop_after=stop_after)]
-    return job
-
-
-def task(family: FamilyRecipe, built: nemo_run.Partial, job: str, run: CurriculumRun) -> nemo_run.Partial:
-    """What each process of a job calls."""
-    return built

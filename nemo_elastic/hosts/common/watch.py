@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is written down inside the jobs of a rehearsal, on either host: what each starts with, and what its members
-lose at its end.
+"""What a rehearsal has its jobs write down, on either host: what each starts with, and what its members lose at the
+end.
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nemo_elastic.hosts.common.checkpoints import on_first
 from nemo_elastic.io.write import atomic_write
-from nemo_elastic.megatron.family_loop import FamilyLoop
-from nemo_elastic.megatron.gpt_tokens import dataset_tokens
 from nemo_elastic.train.heldout import CE_SUM, TOKENS
 
-from .short import FROM, SEQUENCES, START
+from .checkpoints import on_first
+
+if TYPE_CHECKING:
+    from nemo_elastic.megatron.family_loop import FamilyLoop
+
+#: files of a watched start: the state it began with, and the checkpoint that it was to begin with
+START, FROM = "start", "from"
+#: sequences on which members and their cuts are compared
+SEQUENCES = 4
 
 
 class Watch:
@@ -84,6 +89,8 @@ def link(folder: Path, place: Path) -> None:
 
 def member_losses(loop: FamilyLoop, dataset: Any) -> dict[str, Any]:
     """Every member's cross-entropy in nats per token on held-out sequences, and the sequences."""
+    from nemo_elastic.megatron.gpt_tokens import dataset_tokens
+
     tokens_bl, labels_bl = dataset_tokens(dataset, SEQUENCES)
     mask_bl = torch.ones(tokens_bl.shape, device=tokens_bl.device)
     batch = {"tokens": tokens_bl, "labels": labels_bl, "loss_mask": mask_bl}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nemo_elastic.rehearsal.watch import Watch, link
+from nemo_elastic.hosts.common.watch import Watch, link
 from tests.support.ranks import spawn
 
 
