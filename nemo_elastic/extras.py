@@ -18,6 +18,7 @@ EXTRAS = {
     "jinja2": "runtime",
     "tokenizers": "runtime",
     "matplotlib": "report",
+    "gguf": "gguf",
     "reasoning_gym": "demo",
     "transformers": "nemo",
     "datasets": "nemo",

@@ -17,22 +17,26 @@ from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
-from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.outputs import check_file, check_output
 from nemo_elastic.slicing.family_folder import FAMILY, write_family
-from nemo_elastic.slicing.slicer import MEMBER, slice_checkpoint
+from nemo_elastic.slicing.slicer import GGUF, MEMBER, slice_checkpoint
 
 _SOURCE = "A checkpoint of NeMo or Megatron-Bridge, the folder of a training, or any Nemotron-H folder."
-_FORMAT = "hf for transformers and vLLM, nemo for NeMo's stock classes, megatron for Megatron-Bridge."
+_FORMAT = (
+    "hf for transformers and vLLM, gguf for llama.cpp, nemo for NeMo's stock classes, megatron for Megatron-Bridge."
+)
 
 
 def command(
     source: Annotated[Path, typer.Argument(help=_SOURCE)],
-    out: Annotated[Path, options.out()],
+    out: Annotated[Path, options.out("The folder to write, or the file of --format gguf.")],
     format: Annotated[options.Format, typer.Option("--format", help=_FORMAT)],
+    pre: Annotated[str | None, options.PRE] = None,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, options.as_json("the result")] = False,
 ) -> None:
-    """Convert a whole model between the formats of Hugging Face, NeMo and Megatron, offline, with the same weights.
+    """Convert a whole model between the formats of Hugging Face, llama.cpp, NeMo and Megatron, offline, with the same
+    weights.
 
     The shape comes from config.json or from the checkpoint's tensors, so pruned models convert, too. In Hugging Face's
     format a trained elastic checkpoint becomes a family folder with all members; in the other formats it becomes the
@@ -49,10 +53,15 @@ def command(
     if format == "hf" and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
     kind = CHECKPOINT if format != "hf" else MEMBER if opened.family is None else FAMILY
-    check_output(out, force, source, kind=kind)
+    if format == GGUF:
+        check_file(out, force, source)
+    else:
+        check_output(out, force, source, kind=kind)
     members = opened.members if format == "hf" else {"model": opened.subnet}
     with writing(f"writing {out}", quiet=json) as progress:
-        if format != "hf":
+        if format == GGUF:
+            slice_checkpoint(opened, out, subnet=opened.subnet, format=GGUF, pre=pre, force=force, progress=progress)
+        elif format != "hf":
             writer(format.value, "hf")(opened, out, force)
         elif opened.family is None:
             slice_checkpoint(opened, out, subnet=opened.subnet, force=force, progress=progress)

@@ -20,7 +20,8 @@ from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.formats.folders import local_folder, open_source, read_shapes
 from nemo_elastic.io.outputs import check_output
 from nemo_elastic.slicing.card import served_as
-from nemo_elastic.slicing.untrained import SEARCHED, UNTRAINED, init_family, join_family, write_example
+from nemo_elastic.slicing.example import write_example
+from nemo_elastic.slicing.untrained import SEARCHED, UNTRAINED, init_family, join_family
 
 _DATA = typer.Option("--data", help=f"Rank PARENT, and search shapes, on this. {options.TRAINING}")
 _MEMBER = typer.Option(

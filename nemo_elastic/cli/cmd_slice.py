@@ -18,13 +18,13 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
-from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.outputs import check_file, check_output
 from nemo_elastic.slicing.by_size import Fit, largest_within, read_limits, read_subnet
 from nemo_elastic.slicing.card import serving_spec
 from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
 
 #: types of numbers of weights
-Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}, type=str)
+Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "q8_0": "q8_0"}, type=str)
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _MEMBER = typer.Option(
@@ -41,13 +41,16 @@ _MEMORY = typer.Option(
 _SUBNET = typer.Option(
     "--subnet", metavar="FILE", rich_help_panel=options.SHAPE, help="JSON file with your own shape inside the source."
 )
-_OUT = typer.Option("--out", metavar="FOLDER", help="The folder to write. Required without --dryrun.")
+_OUT = typer.Option("--out", help="The folder to write, or the file of --format gguf. Required without --dryrun.")
 _DRYRUN = typer.Option("--dryrun", help="Print the shape and its memory, and write nothing.")
 _FORMAT = typer.Option(
-    "--format", help="hf for transformers and vLLM, nemo for a NeMo checkpoint, megatron for Megatron-Bridge."
+    "--format",
+    help="hf for transformers and vLLM, gguf for llama.cpp, nemo for a NeMo checkpoint, megatron for Megatron-Bridge.",
 )
 _DTYPE = typer.Option(
-    "--dtype", help="Type of the stored weights, except biases of experts, which stay in fp32. Only for --format hf."
+    "--dtype",
+    help="Type of the stored weights, except biases of experts, which stay in fp32. For --format hf and gguf; q8_0 "
+    "(8 bits, one scale for 32 weights) for gguf.",
 )
 _ANEW = typer.Option(
     "--requantize", help="Round weights in low precision again where the cut goes through their blocks."
@@ -68,6 +71,7 @@ def command(
     context: Annotated[int, options.CONTEXT_SERVED] = 8192,
     format: Annotated[options.Format, _FORMAT] = options.Format.hf,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
+    pre: Annotated[str | None, options.PRE] = None,
     requantize: Annotated[bool, _ANEW] = False,
     dryrun: Annotated[bool, _DRYRUN] = False,
     force: Annotated[bool, options.force()] = False,
@@ -79,7 +83,8 @@ def command(
     was not trained itself: evaluate it before use. --dryrun says which shape fits.
 
     Examples: `nemo-elastic slice family/ --member 6b --out 6b/`, or for the memory of a GPU
-    `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`.
+    `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`, and as one file for llama.cpp
+    `nemo-elastic slice family/ --ratio 0.6 --format gguf --dtype q8_0 --out small.gguf`.
     """
     names, stored = member or [], None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
@@ -89,7 +94,9 @@ def command(
         raise bad("--out", None, "give the folder to write, or --dryrun")
     opened = open_source(source)
     kind = MEMBERS if len(names) > 1 else MEMBER if format is options.Format.hf else CHECKPOINT
-    if out is not None:
+    if out is not None and format is options.Format.gguf and len(names) < 2:
+        check_file(out, force, source, subnet)
+    elif out is not None:
         check_output(out, force, source, subnet, kind=kind)
     spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
     shape, fit = None, None
@@ -98,7 +105,13 @@ def command(
     elif not names:
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
-    how: dict[str, Any] = {"format": format.value, "dtype": stored, "force": force, "requantize": requantize}
+    how: dict[str, Any] = {
+        "format": format.value,
+        "dtype": stored,
+        "pre": pre,
+        "force": force,
+        "requantize": requantize,
+    }
     folder = None if dryrun else out
     with writing(f"writing {out}", quiet=json or dryrun) as progress:
         if len(names) > 1:

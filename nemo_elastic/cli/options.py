@@ -19,8 +19,8 @@ from nemo_elastic.errors import ElasticError
 BATCH, TOKENS = 10**6, 10**9
 #: kinds of GPUs whose data sheets are known
 Gpu = Enum("Gpu", {"h100": "h100", "h200": "h200"}, type=str)
-#: formats of model folders
-Format = Enum("Format", {"hf": "hf", "nemo": "nemo", "megatron": "megatron"}, type=str)
+#: formats that members and whole models are written in
+Format = Enum("Format", {"hf": "hf", "gguf": "gguf", "nemo": "nemo", "megatron": "megatron"}, type=str)
 
 
 def number(name: str, help: str, low: float = 1, high: float = TOKENS, panel: str | None = None) -> Any:
@@ -46,6 +46,10 @@ SEQ_LENGTH = number("--seq-length", "Tokens per sequence.")
 CONFIG = typer.Option("--config", help="YAML file with the `elastic:` block.")
 #: groups of options in the help
 SHAPE, SERVED = "Which shape", "How it is served"
+PRE = typer.Option(
+    "--pre", metavar="NAME",
+    help="llama.cpp's name of the pre-tokenizer, for --format gguf; found from tokenizer.json if left out.",
+)  # fmt: skip
 BATCH_SERVED = number("--batch", "Sequences that are served at once, counted in the memory.", high=BATCH, panel=SERVED)
 CONTEXT_SERVED = number("--context", "Tokens of each sequence, counted in the memory.", panel=SERVED)
 GPUS = number("--gpus", "GPUs of the training: a part of a node of eight, or whole nodes.", high=2**18)

@@ -21,7 +21,7 @@ from nemo_elastic.core.precision import SCHEMES, low_layers
 from nemo_elastic.io.fields import Between, OneOf, check
 
 #: bytes per element of the dtypes a member is served or trained in
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nvfp4": 0.5625}
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "q8_0": 34 / 32, "nvfp4": 0.5625}
 
 #: bytes per element of weights that low precision does not quantize
 FULL_BYTES = DTYPE_BYTES["bf16"]

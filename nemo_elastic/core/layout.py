@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONE table: every tensor, its HF and Megatron names, and the axes of each dimension.
+"""ONE table: every tensor, its HF, Megatron and GGUF names, and the axes of each dimension.
 
 Ranking, sorting, slicing, counting, renaming and the tests' checks read it. Rows of layers are in the records of their
 kinds (`kinds/`); embedding, final norm and head are here. A new tensor or axis is a new row, not a new branch.
@@ -25,12 +25,13 @@ _VOCAB, _HIDDEN = (VOCAB,), (HIDDEN,)
 #: tensors before and after the layers
 FIRST = (
     Row("embedding", None, "backbone.embeddings.weight", "embedding.word_embeddings.weight",
-        ((_VOCAB,), (_HIDDEN,)), 0),
+        ((_VOCAB,), (_HIDDEN,)), 0, gguf="token_embd.weight"),
 )  # fmt: skip
 LAST = (
     Row("final_norm", None, "backbone.norm_f.weight", "decoder.final_norm.weight", ((_HIDDEN,),),
-        extra=("decoder.final_norm",)),
-    Row("head", None, "lm_head.weight", "output_layer.weight", ((_VOCAB,), (_HIDDEN,)), 0, extra=("output_layer",)),
+        extra=("decoder.final_norm",), gguf="output_norm.weight"),
+    Row("head", None, "lm_head.weight", "output_layer.weight", ((_VOCAB,), (_HIDDEN,)), 0, extra=("output_layer",),
+        gguf="output.weight"),
 )  # fmt: skip
 
 
@@ -216,6 +217,7 @@ class Tensor:
     megatron: str
     shape: tuple[int, ...]
     number: int | None = None
+    gguf: str = ""
 
     @property
     def index(self) -> int | None:
@@ -236,7 +238,8 @@ def tensors(parent: Parent, member: Subnet) -> list[Tensor]:
         i = position[layer.index] if layer is not None else None
         size = shape(parent, row, member, layer)
         for e in numbers(row, layer):
-            out.append(Tensor(row, layer, named(row.hf, i, e), named(row.megatron, i, e), size, e))
+            hf, megatron, gguf = (named(name, i, e) for name in (row.hf, row.megatron, row.gguf))
+            out.append(Tensor(row, layer, hf, megatron, size, e, gguf))
     return out
 
 

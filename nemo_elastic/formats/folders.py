@@ -86,16 +86,11 @@ def read_shapes(folder: str | Path) -> Shapes:
         return _reader(folder).read_shapes(folder)
 
 
-#: formats that another program makes of a folder of ours
-_ELSEWHERE = {"gguf": "llama.cpp's convert_hf_to_gguf.py makes it of the folder that hf writes"}
-
-
 def writer(name: str, *known: str) -> Callable[..., Any]:
     """Find what writes a format; `known` are formats that the caller writes itself, for the error."""
     points = {point.name: point for point in entry_points(group="nemo_elastic.writers")}
     if name not in points:
-        elsewhere = f"; {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-        raise bad("format", name, f"one of {', '.join((*known, *sorted(points)))}{elsewhere}")
+        raise bad("format", name, f"one of {', '.join((*known, *sorted(points)))}")
     if name in EXTRAS:  # a format of a host's: its extra brings torch too, which is imported first
         require(name)
     return points[name].load()

@@ -141,10 +141,12 @@ def _merges(folder: Path) -> list[list[str]]:
 
 def has_template(folder: Path) -> bool:
     """Whether a folder's tokenizer has a chat template."""
-    return _template(folder, _settings(folder / CONFIG))[0] is not None
+    return template_of(folder)[0] is not None
 
 
-def _settings(path: Path) -> Mapping[str, Any]:
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """`tokenizer_config.json` of a folder, empty where there is none."""
+    path = folder / CONFIG
     if not path.is_file():
         return {}
     settings = read_json(path)
@@ -153,15 +155,15 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, Path]:
-    """The template and its file; the separate file has precedence over the setting, as in transformers."""
+def template_of(folder: Path) -> tuple[str | None, Path]:
+    """The chat template and its file; the separate file has precedence over the setting, as in transformers."""
     path = folder / TEMPLATE
     if path.is_file():
         try:
             return read_text(path), path
         except UnicodeDecodeError:
             raise ElasticError("not UTF-8 text", path) from None
-    path, text = folder / CONFIG, settings.get("chat_template")
+    path, text = folder / CONFIG, read_settings(folder).get("chat_template")
     if isinstance(text, list):  # several by name
         text = next((t.get("template") for t in text if isinstance(t, dict) and t.get("name") == "default"), None)
     if text is not None and not isinstance(text, str):
@@ -307,7 +309,7 @@ class FamilyTokenizer:
     @classmethod
     def read(cls, folder: Path) -> FamilyTokenizer:
         """Read `tokenizer.json`, and `tokenizer_config.json` and `chat_template.jinja` if they are there."""
-        tokenizer, settings = load_tokenizer(folder), _settings(folder / CONFIG)
+        tokenizer, settings = load_tokenizer(folder), read_settings(folder)
         special = {}
         for name in _SPECIAL:
             token = settings.get(name)
@@ -316,7 +318,7 @@ class FamilyTokenizer:
                 if len(token) > _LONGEST:
                     raise bad(f"{folder / CONFIG}: {name}", token, f"at most {_LONGEST} characters")
                 special[name] = token
-        text, where = _template(folder, settings)
+        text, where = template_of(folder)
         return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))
 
     def encode(self, text: str, special: bool = True) -> list[int]:

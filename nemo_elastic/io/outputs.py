@@ -33,6 +33,7 @@ from nemo_elastic.io.write import (
     flush,
     folders_above,
     put_in_place,
+    sync,
     temporary,
 )
 
@@ -91,6 +92,22 @@ def atomic_dir(
                 sign(tmp, kind)
             flush(tmp)
             check_output(path, force, *inputs, kind=kind)  # something may have appeared while the block ran
+            put_in_place(tmp, path, force)
+
+
+@contextmanager
+def atomic_file(out: Name, force: bool = False, inputs: Sequence[Name | None] = ()) -> Iterator[Path]:
+    """Write a file whole or not at all, in place, for what is larger than memory; see `atomic_dir`.
+
+    Yields a path beside `out` where nothing is.
+    """
+    path = absolute(out)
+    with explained(path):
+        check_file(path, force, *inputs)
+        with folders_above(path), temporary(path) as tmp:
+            yield tmp
+            sync(tmp)
+            check_file(path, force, *inputs)
             put_in_place(tmp, path, force)
 
 

@@ -9,7 +9,7 @@ A cut out of a cut is the same cut out of the parent, byte for byte, and the ful
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.folders import open_source, writer
+from nemo_elastic.formats.gguf.writing import SUFFIX
+from nemo_elastic.formats.gguf.writing import write as write_gguf
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
-from nemo_elastic.io.outputs import Output, atomic_dir, check_apart
+from nemo_elastic.io.outputs import Output, atomic_dir, atomic_file, check_apart
 
 from .card import member_card
 from .cutting import Rounding, cast, cut, without_mtp
@@ -32,7 +34,9 @@ from .lineage import CARD, Lineage, lineage_of
 
 __all__ = ["MEMBER", "MEMBERS", "Cut", "describe_member", "left_out", "slice_checkpoint", "slice_members"]
 
-HF = "hf"
+HF, GGUF = "hf", "gguf"
+#: option -> formats that have it
+OPTIONS = {"dtype": (HF, GGUF), "pre": (GGUF,), "license": (HF, GGUF), "base_model": (HF,)}
 MEMBER = Output("a member", FILES, MEMBER_FILE, frozenset({"version", "parent", "subnet"}))
 MEMBERS = Output("a folder of members")
 
@@ -42,7 +46,7 @@ class Cut:
     """What was cut.
 
     Attributes:
-        out: the folder that was written; None after a dry run.
+        out: the folder or file that was written; None after a dry run.
         member: name in the family; None for another shape.
         subnet: the shape.
         parameters: exact count.
@@ -92,6 +96,7 @@ def slice_checkpoint(
     subnet: Subnet | None = None,
     format: str = "hf",
     dtype: str | None = None,
+    pre: str | None = None,
     requantize: bool = False,
     prediction: bool = True,
     license: str | None = None,
@@ -107,9 +112,11 @@ def slice_checkpoint(
         out: The folder to write, whole or not at all; with None nothing is written, and weights are not read.
         member: Name of the member, where the source is a family or a larger member of one.
         subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
-        format: `hf` writes a folder for transformers and vLLM, `nemo` a NeMo checkpoint (needs the extra `nemo`).
+        format: `hf` writes a folder for transformers and vLLM, `gguf` a file for llama.cpp (extra `gguf`), `nemo` a
+            NeMo checkpoint (extra `nemo`), `megatron` one for Megatron-Bridge (extra `nemo` or `bridge`).
         dtype: Store tensors in `bf16`, `fp16` or `fp32`, those that no cast may round in `fp32`; as the source has
-            them when None. For the format `hf`.
+            them when None. For the formats `hf` and `gguf`; `gguf` has `q8_0`, too.
+        pre: llama.cpp's name of the pre-tokenizer, for `gguf`; found from `tokenizer.json` when None.
         requantize: Compute weights of low precision anew where a block that has one scale would be torn; else such a
             shape is an error.
         prediction: Keep layers that predict more than one token, at the widths of the member.
@@ -131,7 +138,7 @@ def slice_checkpoint(
     opened = source if isinstance(source, Checkpoint) else open_source(source)
     targets = {"": _target(opened, member, subnet)}
     return _slice(
-        opened, out, targets, format=format, dtype=dtype, requantize=requantize, prediction=prediction,
+        opened, out, targets, format=format, dtype=dtype, pre=pre, requantize=requantize, prediction=prediction,
         license=license, base_model=base_model, force=force, shard_bytes=shard_bytes, progress=progress,
     )[0]  # fmt: skip
 
@@ -167,6 +174,7 @@ def _slice(
     *,
     format: str = HF,
     dtype: str | None = None,
+    pre: str | None = None,
     requantize: bool = False,
     prediction: bool = True,
     license: str | None = None,
@@ -176,7 +184,8 @@ def _slice(
     progress: Progress | None = None,
 ) -> list[Cut]:
     """Write each target into a folder of its name in a place, or the one without a name as the place itself."""
-    write = _writer(format, {"dtype": dtype, "license": license, "base_model": base_model})
+    _check_options(format, {"dtype": dtype, "pre": pre, "license": license, "base_model": base_model})
+    write = None if format in (HF, GGUF) else writer(format, GGUF, HF)
     kept = source if prediction else without_mtp(source)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
     cuts: dict[str, Checkpoint] = {}
@@ -191,7 +200,10 @@ def _slice(
         ]
     out = Path(place)
     check_apart(out, source.folder)
-    if write is not None and "" in targets:
+    if format == GGUF:
+        members = {name: cut(kept, target, requantize, rounding[name]) for name, (target, _) in targets.items()}
+        _write_gguf(out, members, force, license=lineage.license, dtype=dtype, pre=pre, progress=progress)
+    elif write is not None and "" in targets:
         write(cut(kept, targets[""][0], requantize), out, force)
     else:
         with atomic_dir(out, force, kind=MEMBER if "" in targets else MEMBERS) as folder:
@@ -208,19 +220,29 @@ def _slice(
                 write_checkpoints(models, shard_bytes=shard_bytes, progress=progress)
     return [
         Cut(
-            out / name, origin.name, target, parameters(source.parent, target), lacks[name],
-            rounding[name].underflowed, rounding[name].requantized,
+            out / f"{name}{SUFFIX}" if format == GGUF and name else out / name, origin.name, target,
+            parameters(source.parent, target), lacks[name], rounding[name].underflowed, rounding[name].requantized,
         )
         for name, (target, origin) in targets.items()
     ]  # fmt: skip
 
 
-def _writer(format: str, own: Mapping[str, str | None]) -> Callable[..., object] | None:
-    """What writes a format; None for Hugging Face folders, which are written here, and alone take what is `own`."""
-    given = next((name for name, value in own.items() if value is not None), None)
-    if format != HF and given is not None:
-        raise bad(given, own[given], f"the format {HF} alone has this option, not {format}")
-    return None if format == HF else writer(format, HF)
+def _check_options(format: str, given: Mapping[str, str | None]) -> None:
+    """Refuse an option that the format does not have."""
+    for name, value in given.items():
+        if value is not None and format not in OPTIONS[name]:
+            raise bad(name, value, f"leave it out: {' and '.join(OPTIONS[name])} have this option, {format} has not")
+
+
+def _write_gguf(out: Path, members: Mapping[str, Checkpoint], force: bool, **how: Any) -> None:
+    """Write the member without a name as a file, or several as files in a folder."""
+    if "" in members:
+        with atomic_file(out, force) as file:
+            write_gguf(members[""], file, name=out.stem, **how)
+        return
+    with atomic_dir(out, force, kind=MEMBERS) as folder:
+        for name, member in members.items():
+            write_gguf(member, folder / f"{name}{SUFFIX}", name=name, **how)
 
 
 def describe_member(folder: Path, member: Checkpoint, lineage: Lineage, lacks: str | None = None) -> None:

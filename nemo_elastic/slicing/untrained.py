@@ -7,17 +7,13 @@ commands on.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
-from nemo_elastic.core import layout
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet, cuts_heads
@@ -25,7 +21,7 @@ from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
-from nemo_elastic.formats.checkpoint import Checkpoint, Origin, in_memory
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
@@ -46,7 +42,7 @@ if TYPE_CHECKING:
 
     from .streamed import Sequences
 
-__all__ = ["SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family", "write_example"]
+__all__ = ["SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family"]
 
 
 def _is_untrained(path: Path) -> bool:
@@ -291,55 +287,3 @@ def join_family(
     if joined.ok:
         atomic_write(path, family.text(), replace=source.family is not None)
     return joined
-
-
-# ------------------------------------------------------------------ a family to try commands on
-
-#: the parent, 1.6M parameters
-PARENT = Parent("M-M*-M-M*-M-", 128, 1024, 512, 16, 16, 4, 16, 4, 8, 2, 16, ffn_stripes=4)
-BLOCK = {
-    "budgets": [{"name": "large"}, {"name": "medium", "ratio": 0.75}, {"name": "small", "ratio": 0.5}],
-    "axes": {
-        "hidden": [128, 112, 96, 80],
-        "ffn": {"choices": [512, 384, 256], "stripes": 4},
-        "mamba_heads": [16, 12, 8],
-        "attention_heads": [8, 6, 4],
-        "depth": [12, 11, 10],
-    },
-}
-
-
-def _matrix(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.standard_normal(shape) / np.sqrt(shape[-1])
-
-
-def _step(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    dt = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), shape))
-    return dt + np.log(-np.expm1(-dt))  # the inverse of softplus
-
-
-#: `Tensor.random` -> numbers of a tensor: tamer than `nn.weights`, which tests want without anything degenerate
-RANDOM: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
-    "matrix": _matrix,
-    "taps": _matrix,
-    "norm": lambda rng, shape: np.ones(shape),
-    "skip": lambda rng, shape: np.ones(shape),
-    "bias": lambda rng, shape: np.zeros(shape),
-    "decay": lambda rng, shape: np.log(rng.uniform(1, 16, shape)),
-    "step": _step,
-}
-
-
-def write_example(out: str | Path, seed: int = 0, *, force: bool = False, progress: Progress | None = None) -> Family:
-    """Write a family of three members with random weights.
-
-    Returns:
-        The family.
-    """
-    rng = np.random.default_rng(seed)
-    arrays = {t.hf: RANDOM[t.random](rng, t.shape).astype(np.float32) for t in layout.tensors(PARENT, PARENT.full)}
-    with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch, "example")  # files of the family name it
-        place.mkdir()
-        write_checkpoints({place: in_memory(PARENT, PARENT.full, arrays)})
-        return init_family(place, ElasticConfig.from_dict(BLOCK), out, force=force, progress=progress)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
+from nemo_elastic.core.kinds.record import GGUF_LAYER, HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
 
 ATTENTION = "attention"
 ATTENTION_HEADS, KV_HEADS, HEAD_DIM = "attention_heads", "kv_heads", "attention_head_dim"
@@ -20,7 +20,7 @@ KV_STRIPES = "kv_heads_stripes"
 
 _HIDDEN = ("hidden",)
 QUERY, KEY_VALUE = (ATTENTION_HEADS, HEAD_DIM), (KV_HEADS, HEAD_DIM)
-_H, _M = HF_LAYER, MEGATRON_LAYER
+_H, _M, _G = HF_LAYER, MEGATRON_LAYER, GGUF_LAYER
 _QKV, _CORE, _PROJ = (_M + "self_attention." + m for m in ("linear_qkv", "core_attention", "linear_proj"))
 
 
@@ -44,15 +44,16 @@ PLAIN = Kind(
     ),
     rigid=(KV_HEADS, HEAD_DIM),
     rows=(
-        Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _QKV + ".layer_norm_weight", ((_HIDDEN,),)),
+        Row("attention.pre_norm", ATTENTION, _H + "norm.weight", _QKV + ".layer_norm_weight", ((_HIDDEN,),),
+            gguf=_G + "attn_norm.weight"),
         Row("attention.q", ATTENTION, _H + "mixer.q_proj.weight", _QKV + ".weight", ((QUERY,), (_HIDDEN,)), 0,
-            KV_HEADS, extra=(_QKV,), quantized=True),
+            KV_HEADS, extra=(_QKV,), quantized=True, gguf=_G + "attn_q.weight"),
         Row("attention.k", ATTENTION, _H + "mixer.k_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (_HIDDEN,)), 0,
-            KV_HEADS, quantized=True),
+            KV_HEADS, quantized=True, gguf=_G + "attn_k.weight"),
         Row("attention.v", ATTENTION, _H + "mixer.v_proj.weight", _QKV + ".weight", ((KEY_VALUE,), (_HIDDEN,)), 0,
-            KV_HEADS, quantized=True),
+            KV_HEADS, quantized=True, gguf=_G + "attn_v.weight"),
         Row("attention.out", ATTENTION, _H + "mixer.o_proj.weight", _PROJ + ".weight", ((_HIDDEN,), (QUERY,)), 1,
-            extra=(_CORE, _PROJ), quantized=True),
+            extra=(_CORE, _PROJ), quantized=True, gguf=_G + "attn_output.weight"),
     ),
     site="attention",
     shape=QUERY,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
+from nemo_elastic.core.kinds.record import GGUF_LAYER, HF_LAYER, MEGATRON_LAYER, Axis, Kind, Row, Sizes
 
 MAMBA = "mamba"
 MAMBA_HEADS, MAMBA_HEAD_DIM = "mamba_heads", "mamba_head_dim"
@@ -22,7 +22,7 @@ SHARDS = "mamba_shards"
 _HIDDEN, INNER, _PER_HEAD = ("hidden",), (MAMBA_HEADS, MAMBA_HEAD_DIM), (MAMBA_HEADS,)
 #: rows of B and of C: one per group and state channel
 SHARED = (GROUPS, "state")
-_H, _M = HF_LAYER, MEGATRON_LAYER
+_H, _M, _G = HF_LAYER, MEGATRON_LAYER, GGUF_LAYER
 _IN, _OUT, _CONV = _M + "mixer.in_proj", _M + "mixer.out_proj", _M + "mixer.conv1d"
 
 
@@ -48,21 +48,25 @@ PLAIN = Kind(
     ),
     rigid=(GROUPS, "state", "conv_kernel"),
     rows=(
-        Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((_HIDDEN,),)),
+        Row("mamba.pre_norm", MAMBA, _H + "norm.weight", _IN + ".layer_norm_weight", ((_HIDDEN,),),
+            gguf=_G + "attn_norm.weight"),
         Row("mamba.in_proj", MAMBA, _H + "mixer.in_proj.weight", _IN + ".weight",
             ((INNER, INNER, SHARED, SHARED, _PER_HEAD), (_HIDDEN,)), 0, parts=("z", "x", "B", "C", "dt"),
-            extra=(_IN,), quantized=True),
+            extra=(_IN,), quantized=True, gguf=_G + "ssm_in.weight"),
         Row("mamba.conv_weight", MAMBA, _H + "mixer.conv1d.weight", _CONV + ".weight",
             ((INNER, SHARED, SHARED), (("one",),), (("conv_kernel",),)), 0, parts=("x", "B", "C"),
-            random="taps"),
+            random="taps", gguf=_G + "ssm_conv1d.weight"),
         Row("mamba.conv_bias", MAMBA, _H + "mixer.conv1d.bias", _CONV + ".bias", ((INNER, SHARED, SHARED),), 0,
-            parts=("x", "B", "C"), random="bias"),
-        Row("mamba.a_log", MAMBA, _H + "mixer.A_log", _M + "mixer.A_log", ((_PER_HEAD,),), 0, random="decay"),
-        Row("mamba.d", MAMBA, _H + "mixer.D", _M + "mixer.D", ((_PER_HEAD,),), 0, random="skip"),
-        Row("mamba.dt_bias", MAMBA, _H + "mixer.dt_bias", _M + "mixer.dt_bias", ((_PER_HEAD,),), 0, random="step"),
-        Row("mamba.norm", MAMBA, _H + "mixer.norm.weight", _M + "mixer.norm.weight", ((INNER,),), 0),
+            parts=("x", "B", "C"), random="bias", gguf=_G + "ssm_conv1d.bias"),
+        Row("mamba.a_log", MAMBA, _H + "mixer.A_log", _M + "mixer.A_log", ((_PER_HEAD,),), 0, random="decay",
+            gguf=_G + "ssm_a"),
+        Row("mamba.d", MAMBA, _H + "mixer.D", _M + "mixer.D", ((_PER_HEAD,),), 0, random="skip", gguf=_G + "ssm_d"),
+        Row("mamba.dt_bias", MAMBA, _H + "mixer.dt_bias", _M + "mixer.dt_bias", ((_PER_HEAD,),), 0, random="step",
+            gguf=_G + "ssm_dt.bias"),
+        Row("mamba.norm", MAMBA, _H + "mixer.norm.weight", _M + "mixer.norm.weight", ((INNER,),), 0,
+            gguf=_G + "ssm_norm.weight"),
         Row("mamba.out_proj", MAMBA, _H + "mixer.out_proj.weight", _OUT + ".weight", ((_HIDDEN,), (INNER,)), 1,
-            extra=(_OUT,), quantized=True),
+            extra=(_OUT,), quantized=True, gguf=_G + "ssm_out.weight"),
     ),
     site="mamba_x",
     shape=INNER,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nemo_elastic.core.kinds.record import HF_LAYER, MEGATRON_LAYER, Axis, Kind, Part, Row
+from nemo_elastic.core.kinds.record import GGUF_LAYER, HF_LAYER, MEGATRON_LAYER, Axis, Kind, Part, Row
 
 MOE = "moe"
 EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT = "experts", "expert_ffn", "shared_ffn", "latent"
@@ -20,7 +20,7 @@ TOP_K, SCALING = "top_k", "routed_scaling"
 _HIDDEN, _EXPERTS, _EXPERT_FFN, _SHARED_FFN, _LATENT = (
     (term,) for term in ("hidden", EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT)
 )
-_H, _M = HF_LAYER, MEGATRON_LAYER
+_H, _M, _G = HF_LAYER, MEGATRON_LAYER, GGUF_LAYER
 _GATE, _SHARED = "mixer.gate.", _M + "mlp.shared_experts."
 
 
@@ -32,23 +32,25 @@ def _rows(expert_in: Part, *latent: Row) -> tuple[Row, ...]:
         stacked = _M + "mlp.experts.experts." + megatron
         return Row(name, MOE, _H + "mixer.experts.{e}." + hf + ".weight", each, dims, parallel, each=EXPERTS,
                    used=TOP_K, stacked=stacked + ".weight", extra=(stacked,),
-                   quantized=True)  # fmt: skip
+                   quantized=True, gguf=_G + f"ffn_{name.partition('.')[2]}_exps.weight")  # fmt: skip
 
     return (
         Row("moe.pre_norm", MOE, _H + "norm.weight", _M + "pre_mlp_layernorm.weight", ((_HIDDEN,),),
-            extra=(_M + "pre_mlp_layernorm",)),
-        Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,))),
+            extra=(_M + "pre_mlp_layernorm",), gguf=_G + "attn_norm.weight"),
+        Row("moe.gate", MOE, _H + _GATE + "weight", _M + "mlp.router.weight", ((_EXPERTS,), (_HIDDEN,)),
+            gguf=_G + "ffn_gate_inp.weight"),
         Row("moe.gate_bias", MOE, _H + _GATE + "e_score_correction_bias", _M + "mlp.router.expert_bias",
-            ((_EXPERTS,),), exact=True, random="bias"),  # rounding it could change which experts are chosen
+            ((_EXPERTS,),), exact=True, random="bias",  # rounding it could change which experts are chosen
+            gguf=_G + "exp_probs_b.bias"),
         *latent,
         expert("moe.up", "up_proj", "linear_fc1", ((_EXPERT_FFN,), (expert_in,)), 0),
         expert("moe.down", "down_proj", "linear_fc2", ((expert_in,), (_EXPERT_FFN,)), 1),
         Row("moe.shared_up", MOE, _H + "mixer.shared_experts.up_proj.weight",
             _SHARED + "linear_fc1.weight", ((_SHARED_FFN,), (_HIDDEN,)), 0, extra=(_SHARED + "linear_fc1",),
-            quantized=True),
+            quantized=True, gguf=_G + "ffn_up_shexp.weight"),
         Row("moe.shared_down", MOE, _H + "mixer.shared_experts.down_proj.weight",
             _SHARED + "linear_fc2.weight", ((_HIDDEN,), (_SHARED_FFN,)), 1, extra=(_SHARED + "linear_fc2",),
-            quantized=True),
+            quantized=True, gguf=_G + "ffn_down_shexp.weight"),
     )  # fmt: skip
 
 
@@ -103,9 +105,9 @@ KIND = replace(
     rows=_rows(
         _LATENT,
         Row("moe.latent_in", MOE, _H + "mixer.fc1_latent_proj.weight", _M + "mlp.fc1_latent_proj.weight",
-            ((_LATENT,), (_HIDDEN,)), extra=(_M + "mlp.fc1_latent_proj",)),
+            ((_LATENT,), (_HIDDEN,)), extra=(_M + "mlp.fc1_latent_proj",), gguf=_G + "ffn_latent_down.weight"),
         Row("moe.latent_out", MOE, _H + "mixer.fc2_latent_proj.weight", _M + "mlp.fc2_latent_proj.weight",
-            ((_HIDDEN,), (_LATENT,)), extra=(_M + "mlp.fc2_latent_proj",)),
+            ((_HIDDEN,), (_LATENT,)), extra=(_M + "mlp.fc2_latent_proj",), gguf=_G + "ffn_latent_up.weight"),
     ),
     more_sites=_SITES | {"latent": _LATENT},
     hf=_HF | {LATENT: ("moe_latent_size",)},

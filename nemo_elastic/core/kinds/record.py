@@ -17,7 +17,7 @@ Part = tuple[str, ...]
 Sizes = Mapping[str, Any]
 
 #: prefixes of a layer's tensor names; {i}: layer index
-HF_LAYER, MEGATRON_LAYER = "backbone.layers.{i}.", "decoder.layers.{i}."
+HF_LAYER, MEGATRON_LAYER, GGUF_LAYER = "backbone.layers.{i}.", "decoder.layers.{i}.", "blk.{i}."
 
 
 class Widths(Mapping[str, int]):
@@ -73,6 +73,8 @@ class Row:
             dimension.
         random: its initialisation in a model of random weights (`nn.weights.RANDOM`); None: that of a norm's weight
             or of a matrix, by its number of dimensions.
+        gguf: name in a GGUF file, where a row with `each` is one tensor of all its channels; empty if llama.cpp has
+            no such tensor.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Row:
     exact: bool = False
     quantized: bool = False
     random: str | None = None
+    gguf: str = ""
 
 
 @dataclass(frozen=True)

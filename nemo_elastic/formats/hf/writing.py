@@ -5,24 +5,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from threading import Lock
 from typing import Any
-
-import numpy as np
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checkpoint import Checkpoint, unreplaced
-from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, crc32, digest, hexadecimal, write_checksums
-from nemo_elastic.formats.dtypes import ITEMSIZE, word
+from nemo_elastic.formats.checksums import CHECKSUMS_FILE, Checksums, digest, hexadecimal, write_checksums
+from nemo_elastic.formats.dtypes import ITEMSIZE
+from nemo_elastic.formats.places import Place, Progress, write_places
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.formats.tokenizer import TOKENIZER_FILES, own_files
 from nemo_elastic.io.outputs import check_room
@@ -41,16 +35,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 #: What goes along with a model: its tokenizer, its defaults for generation, its licence.
 COMPANIONS = (*TOKENIZER_FILES, GENERATION, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
 REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
-#: Called with (bytes written, bytes in all).
-Progress = Callable[[int, int], None]
-
 SHARD_BYTES = 5 * 10**9  # as on the hub
-#: threads, each with another tensor: small tensors read one at a time leave the disk idle
-THREADS = 4
-#: bytes of small tensors that a thread takes together
-GROUP_BYTES = 2**22
-#: bytes of a file that may wait in the system's cache to be written to the disk
-CACHED_BYTES = 2**28
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: regular expression of all that a folder written here holds, with the card that each has
 FILES = "|".join(
@@ -148,10 +133,6 @@ def _json_text(name: str, value: Any) -> str:
 
 # ------------------------------------------------------------------ weights
 
-# Tensors are taken in the order in which they lie in the source and go to their places in the files, a megabyte at a
-# time. So a source larger than memory is read once, from front to back, however many folders are cut from it. Some
-# threads read, cut and write, each another tensor.
-
 
 def plan_shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
     """Distribute tensors over files of at most `limit` bytes, in their order; a larger tensor is alone in its file."""
@@ -180,41 +161,13 @@ def write_weights(
         For each folder, tensor name -> CRC-32 of its bytes.
     """
     shard_bytes = integer("shard_bytes", shard_bytes, 1, "a number of bytes above 0")
-    total = sum(tensor.nbytes for tensors in folders.values() for tensor in tensors.values())
-    check_room(next(iter(folders)), total)
-    places = [place for folder, tensors in folders.items() for place in _plan(folder, tensors, shard_bytes)]
-    # Cuts of one tensor come together, so that it is read once; tensors that lie in no file keep their order.
-    first = {id(place.tensor.root): i for i, place in reversed([*enumerate(places)])}
-
-    def order(place: _Place) -> tuple[str, int]:
-        extent = place.tensor.extent
-        return (str(extent.path), extent.start) if extent else ("", first[id(place.tensor.root)])
-
-    places.sort(key=order)
-    with ExitStack() as stack:
-        files = _Files(places, total, progress, stack)
-        pool = stack.enter_context(ThreadPoolExecutor(THREADS, "weights"))
-        stack.callback(pool.shutdown, cancel_futures=True)  # after an error or Ctrl-C
-        written = [pool.submit(_write, group, files) for group in _groups(places)]
-        sums = [checksum for future in written for checksum in future.result()]
-    by_folder: dict[Path, dict[str, str]] = {folder: {} for folder in folders}
-    for place, checksum in zip(places, sums, strict=True):
-        by_folder[place.folder][place.name] = hexadecimal(checksum)
-    return [dict(sorted(own.items())) for own in by_folder.values()]
+    check_room(next(iter(folders)), sum(t.nbytes for tensors in folders.values() for t in tensors.values()))
+    planned = [[*_plan(folder, tensors, shard_bytes)] for folder, tensors in folders.items()]
+    sums = iter(write_places([place for places in planned for place in places], progress))
+    return [dict(sorted((place.name, hexadecimal(next(sums))) for place in places)) for places in planned]
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a tensor goes."""
-
-    folder: Path
-    name: str
-    tensor: Tensor
-    file: Path
-    start: int
-
-
-def _plan(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> Iterator[_Place]:
+def _plan(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> Iterator[Place]:
     """Write the headers and the index, and give every tensor its place."""
     shards = plan_shards(tensors, shard_bytes)
     names = [SINGLE]
@@ -228,7 +181,7 @@ def _plan(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> Iter
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     for name, shard in zip(names, shards, strict=True):
         starts = _write_header(folder / name, shard)
-        yield from (_Place(folder, own, tensor, folder / name, starts[own]) for own, tensor in shard.items())
+        yield from (Place(own, tensor, folder / name, starts[own]) for own, tensor in shard.items())
 
 
 def _write_header(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -246,78 +199,3 @@ def _write_header(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in tensors}
-
-
-def _groups(places: Sequence[_Place]) -> list[list[_Place]]:
-    """Tensors that one thread writes: several small ones, and all with the same source."""
-    groups: list[list[_Place]] = []
-    held, last = 0, None
-    for place in places:
-        count, source = place.tensor.nbytes, place.tensor.root
-        again = source is not None and source is last
-        if not groups or (held + count > GROUP_BYTES and not again):
-            groups.append([])
-            held = 0
-        groups[-1].append(place)
-        held, last = held + count, source
-    return groups
-
-
-def _write(places: Sequence[_Place], files: _Files) -> list[int]:
-    """Write some tensors one after the other; gives the CRC-32 of each."""
-    sums = []
-    for i, place in enumerate(places):
-        tensor, at, checksum = place.tensor, 0, 0
-        for piece in tensor.pieces():
-            if piece.dtype != word(tensor.dtype) or at + piece.nbytes > tensor.nbytes:
-                raise RuntimeError(f"{place.name}: a piece that does not fit {tensor.dtype} {tensor.shape}")
-            data = piece.reshape(-1).view(np.uint8).data
-            checksum = crc32(data, checksum)
-            files.write(place.file, data, place.start + at)
-            at += piece.nbytes
-        if at < tensor.nbytes:
-            raise RuntimeError(f"{place.name}: {tensor.nbytes - at} bytes short of its shape {tensor.shape}")
-        if tensor.extent is not None and (i + 1 == len(places) or places[i + 1].tensor.root is not tensor.root):
-            tensor.extent.evict()
-        sums.append(checksum)
-    return sums
-
-
-class _Files:
-    """The files that are written to, by several threads at any place."""
-
-    def __init__(self, places: Sequence[_Place], total: int, progress: Progress | None, stack: ExitStack) -> None:
-        self._left: Counter[Path] = Counter()
-        for place in places:
-            self._left[place.file] += place.tensor.nbytes
-        self._files = {path: stack.enter_context(path.open("r+b", buffering=0)) for path in self._left}
-        self._cached: Counter[Path] = Counter()
-        self._lock, self._written, self._total, self._progress = Lock(), 0, total, progress
-
-    def write(self, path: Path, data: memoryview, start: int) -> None:
-        """Write bytes to their place, and what has gathered of the file to the disk."""
-        number, count = self._files[path].fileno(), len(data)
-        while data:  # the system may take a part: at most 2 GB on Linux, less when the disk fills up
-            done = os.pwrite(number, data, start)
-            data, start = data[done:], start + done
-        with self._lock:
-            self._written += count
-            self._left[path] -= count
-            self._cached[path] += count
-            full = count > 0 and (self._cached[path] > CACHED_BYTES or not self._left[path])
-            if full:
-                self._cached[path] = 0
-            if count and self._progress is not None:
-                self._progress(self._written, self._total)
-        if full:
-            _to_disk(number)
-
-
-def _to_disk(number: int) -> None:
-    """Put what a file has by now on the disk, and let the system drop its cache of it.
-
-    Nothing reads it soon, and the pages serve for what comes next: fresh ones cost more time than the disk.
-    """
-    os.fsync(number)
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(number, 0, 0, os.POSIX_FADV_DONTNEED)

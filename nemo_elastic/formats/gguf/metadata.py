@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a GGUF file says of a member's shape, and which shapes llama.cpp runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nemo_elastic.core.family import Subnet
+from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS, HEAD_DIM, KV_HEADS
+from nemo_elastic.core.kinds.mamba import GROUPS, MAMBA, MAMBA_HEAD_DIM, MAMBA_HEADS
+from nemo_elastic.core.kinds.mlp import FFN, MLP
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SCALING, SHARED_FFN, TOP_K
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.formats.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+__all__ = ["architecture", "describe"]
+
+#: axes that all layers of a kind share in llama.cpp, which reads one number for the model
+_ONE_WIDTH = (MAMBA_HEADS, MAMBA_HEAD_DIM, ATTENTION_HEADS, KV_HEADS, EXPERTS, SHARED_FFN, LATENT)
+
+
+def architecture(member: Subnet) -> str:
+    """llama.cpp's name of the model.
+
+    Raises:
+        ElasticError: llama.cpp cannot run a member of this shape; the message says why.
+    """
+    types = {layer.type for layer in member.layers}
+    if {MLP, MOE} <= types:
+        raise ElasticError("format: llama.cpp reads no model that has both MLP layers and layers with experts")
+    for kind in (MAMBA, ATTENTION):
+        if kind not in types:
+            raise ElasticError(f"format: llama.cpp runs no Nemotron-H without a layer of {kind}")
+    for axis in _ONE_WIDTH:
+        widths = sorted(set(member.widths(axis)))
+        if len(widths) > 1:
+            raise ElasticError(f"format: layers differ in {axis} ({', '.join(map(str, widths))}), and llama.cpp reads "
+                               "one number for all")  # fmt: skip
+    return "nemotron_h_moe" if MOE in types else "nemotron_h"
+
+
+def describe(writer: GGUFWriter, model: Checkpoint) -> None:
+    """Add the sizes of a member to a file."""
+    from gguf import Keys
+
+    parent, member = model.parent, model.subnet
+    length, eps = model.config.get("max_position_embeddings", 131072), parent.norm_eps
+
+    def each(kind: str, size: str) -> list[int]:
+        own = {layer.index: layer.widths.get(size, parent.sizes[size]) for layer in member.layers}
+        return [own[layer.index] if layer.type == kind else 0 for layer in member.layers]
+
+    def one(axis: str) -> int:
+        return next(iter(member.widths(axis)), parent.sizes[axis])
+
+    writer.add_block_count(len(member.layers))
+    writer.add_context_length(length)
+    writer.add_embedding_length(member.hidden)
+    writer.add_vocab_size(parent.sizes["vocab"])
+    writer.add_layer_norm_rms_eps(eps)
+    writer.add_layer_norm_eps(eps)  # asked for, and not used
+
+    writer.add_head_count(one(ATTENTION_HEADS))
+    writer.add_head_count_kv(each(ATTENTION, KV_HEADS))
+    head_dim = parent.sizes[HEAD_DIM]
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)  # asked for, and not used: the layers know no positions
+
+    writer.add_ssm_conv_kernel(parent.sizes["conv_kernel"])
+    writer.add_ssm_state_size(parent.sizes["state"])
+    writer.add_ssm_group_count(parent.sizes[GROUPS])
+    writer.add_ssm_inner_size(one(MAMBA_HEADS) * one(MAMBA_HEAD_DIM))
+    writer.add_ssm_time_step_rank(one(MAMBA_HEADS))
+
+    if not any(layer.type == MOE for layer in member.layers):
+        writer.add_feed_forward_length(each(MLP, FFN))
+        return
+    writer.add_feed_forward_length(each(MOE, EXPERT_FFN))
+    widths = _one_if_same(each(MOE, EXPERT_FFN))
+    add = writer.add_array if isinstance(widths, list) else writer.add_uint32
+    add(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), widths)
+    writer.add_expert_shared_feed_forward_length(one(SHARED_FFN))
+    writer.add_expert_count(one(EXPERTS))
+    writer.add_expert_used_count(parent.sizes[TOP_K])
+    writer.add_expert_shared_count(1)
+    writer.add_expert_group_count(1)
+    writer.add_expert_weights_norm(True)
+    writer.add_expert_weights_scale(parent.sizes[SCALING])
+    if LATENT in parent.sizes:
+        writer.add_moe_latent_size(one(LATENT))
+
+
+def _one_if_same(numbers: list[int]) -> Any:
+    """The number of all layers that have one, else that of each layer."""
+    own = {number for number in numbers if number}
+    return own.pop() if len(own) == 1 else numbers

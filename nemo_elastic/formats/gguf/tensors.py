@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors of a checkpoint as llama.cpp's `nemotron_h` and `nemotron_h_moe` read them.
+
+Names are a column of the table (`core.layout`). Matrices have the dtype that was asked for; vectors, convolutions and
+the router of experts are float32, as llama.cpp's own converter has them. Shapes are numpy's: the last dimension is
+GGUF's first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_elastic.core import layout
+from nemo_elastic.core.kinds.mamba import GROUPS
+from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.formats.checkpoint import Checkpoint
+from nemo_elastic.formats.dtypes import values, word
+from nemo_elastic.formats.tensor import Tensor
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
+
+__all__ = ["DTYPES", "Stored", "stored"]
+
+#: dtypes that a file of ours may have: our name -> GGUF's; weights in blocks of 32 with one scale are `q8_0`
+DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
+#: of a matrix whose rows are no whole blocks
+_WITHOUT_BLOCKS = "F16"
+#: rows of the table that stay float32 though they are matrices
+_EXACT = ("moe.gate", "mamba.conv_weight")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file.
+
+    Attributes:
+        name: in the file.
+        shape: of its values.
+        type: name of its GGML type.
+        parts: one behind the other, as words or as bytes of blocks: one, or one for each expert.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    parts: Sequence[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def ggml(self) -> GGMLQuantizationType:
+        """Its type in the library `gguf`."""
+        from gguf import GGMLQuantizationType
+
+        return GGMLQuantizationType[self.type]
+
+
+def stored(model: Checkpoint, dtype: str | None = None) -> list[Stored]:
+    """The tensors of a file, unread, in storage order.
+
+    Args:
+        model: a member, in full precision. Layers that predict further tokens are left out.
+        dtype: of matrices, one of `DTYPES`; that of each tensor in the source when None.
+
+    Raises:
+        ElasticError: The source is in low precision, or a kind of layer has no place in the format.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise bad("dtype", dtype, f"one of {', '.join(DTYPES)}")
+    if model.precision is not None:
+        raise ElasticError(f"{model.folder}: is in {model.precision}, which GGUF cannot store as it is; "
+                           "cut the family that it was made of")  # fmt: skip
+    return [*_stored(model, None if dtype is None else DTYPES[dtype])]
+
+
+def _stored(model: Checkpoint, dtype: str | None) -> Iterator[Stored]:
+    together: dict[str, list[layout.Tensor]] = {}
+    for row in layout.tensors(model.parent, model.subnet):
+        if not row.gguf:
+            raise ElasticError(f"{row.hf}: GGUF has no tensor for it")
+        together.setdefault(row.gguf, []).append(row)
+    for name, rows in together.items():
+        row, sources = rows[0], [model.tensors[each.hf] for each in rows]
+        matrix = len(row.shape) == 2 and row.row.name not in _EXACT
+        own = dtype or sources[0].dtype
+        type = own if matrix and own in ("F16", "BF16", "Q8_0") else "F32"
+        if type == "Q8_0" and row.shape[-1] % _block():
+            type = _WITHOUT_BLOCKS
+        parts = [_part(row, each.hf, source, type) for each, source in zip(rows, sources, strict=True)]
+        shape = _shape(row, model.parent.sizes)
+        yield Stored(name, shape if row.number is None else (len(parts), *shape), type, parts)
+
+
+def _shape(row: layout.Tensor, sizes: Mapping[str, Any]) -> tuple[int, ...]:
+    """Shape of one tensor, which llama.cpp wants with other dimensions of the same order."""
+    if row.row.name == "mamba.conv_weight":
+        return row.shape[0], row.shape[-1]
+    if row.row.name in ("mamba.a_log", "mamba.d"):
+        return *row.shape, 1
+    if row.row.name == "mamba.norm":
+        return sizes[GROUPS], row.shape[0] // sizes[GROUPS]
+    return row.shape
+
+
+def _part(row: layout.Tensor, name: str, source: Tensor, type: str) -> Tensor:
+    """The words of one tensor in a GGML type."""
+    if row.row.name == "mamba.a_log":
+
+        def decay(first: int, last: int) -> np.ndarray:
+            read = values(source.dtype, source.rows(first, last))
+            return (-np.exp(read.astype(np.float64))).astype("<f4").view(word("F32"))
+
+        return Tensor.made("F32", source.shape, decay, source)
+    return _blocks(source) if type == "Q8_0" else source.cast(type, name)
+
+
+def _block() -> int:
+    """Weights of a block of Q8_0."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    return GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0]
+
+
+def _blocks(source: Tensor) -> Tensor:
+    """A matrix [rows, columns] as bytes of Q8_0 [rows, bytes of a row]."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType.Q8_0
+
+    def rows(first: int, last: int) -> np.ndarray:
+        return quants.quantize(values(source.dtype, source.rows(first, last)).astype(np.float32), kind)
+
+    return Tensor.made("U8", quants.quant_shape_to_byte_shape(source.shape, kind), rows, source)
