@@ -11,6 +11,7 @@ Every command is timed as a whole process, with the page cache of its input drop
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
@@ -31,6 +32,7 @@ from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.hf.writing import write_checkpoints
 from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.plan import preset
+from nemo_elastic.slicing.example import byte_tokenizer
 
 ROOT = Path(__file__).parents[1]
 BLOCK = 2**25
@@ -72,6 +74,8 @@ def make(folder: Path, family: Family) -> None:
     }
     folder.mkdir()
     write_checkpoints({folder: in_memory(parent, parent.full, tensors)})
+    for name, content in byte_tokenizer().items():
+        (folder / name).write_text(json.dumps(content))
     family.save(folder)
 
 
@@ -110,12 +114,13 @@ def forget(folder: Path) -> None:
         os.close(handle)
 
 
-def cut(family: Path, out: Path, *names: str) -> Ran:
+def cut(family: Path, out: Path, *names: str, options: Sequence[str] = ()) -> Ran:
     """`nemo-elastic slice` of some members, from a cold source."""
     shutil.rmtree(out, ignore_errors=True)
+    out.with_suffix(".gguf").unlink(missing_ok=True)
     forget(family)
     members = [word for name in names for word in ("--member", name)]
-    return run([sys.executable, "-m", "nemo_elastic", "slice", str(family), *members, "--out", str(out)])
+    return run([sys.executable, "-m", "nemo_elastic", "slice", str(family), *members, *options, "--out", str(out)])
 
 
 def copy(source: Path, out: Path) -> Ran:
@@ -134,10 +139,12 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[str, list[str], dict
     """A member in turn with `cp`, and two members apart and in one pass: a table, missed targets, figures."""
     family = family_of(layers)
     make(place / "family", family)
-    cuts, copies = [], []
+    cuts, copies, files, blocks = [], [], [], []
     for i in range(rounds):
         cuts.append(cut(place / "family", place / "6b", "6b"))
         copies.append(copy(place / "6b", place / "copy"))
+        for each, options in ((files, ()), (blocks, ("--dtype", "q8_0"))):
+            each.append(cut(place / "family", place / "6b.gguf", "6b", options=("--format", "gguf", *options)))
         print(f"round {i + 1}: cut {cuts[-1].seconds:.1f} s, cp {copies[-1].seconds:.1f} s", flush=True)
     written = size(place / "6b")
     shutil.rmtree(place / "copy")
@@ -145,9 +152,13 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[str, list[str], dict
     for name in ("6b", "9b"):
         shutil.rmtree(place / name)
     both = cut(place / "family", place / "both", "9b", "6b")
-    two, ran = sum(r.seconds for r in apart), [*cuts, *apart, both]
+    two, ran = sum(r.seconds for r in apart), [*cuts, *files, *blocks, *apart, both]
     anonymous, total = max(r.anonymous for r in ran), max(r.resident for r in ran)
-    ratio = statistics.median(b.seconds / a.seconds for a, b in zip(cuts, copies, strict=True))
+
+    def against(runs: Sequence[Ran]) -> float:
+        return statistics.median(b.seconds / a.seconds for a, b in zip(runs, copies, strict=True))
+
+    ratio = against(cuts)
 
     def rate(runs: Sequence[Ran]) -> str:
         seconds = statistics.median(r.seconds for r in runs)
@@ -157,6 +168,8 @@ def measure(place: Path, layers: int, rounds: int) -> tuple[str, list[str], dict
         [f"cut the {family.member('6b').parameters / 1e9:.1f}B member, median of {rounds}", rate(cuts)],
         ["`cp` of that member, in turn", rate(copies)],
         ["bytes per second against `cp`", f"{ratio:.2f} x"],
+        ["the same cut as a GGUF file in bf16, against `cp`", f"{against(files):.2f} x"],
+        ["as a GGUF file in q8_0", f"{statistics.median(r.seconds for r in blocks):.1f} s"],
         ["peak anonymous memory", f"{anonymous / 2**20:.0f} MiB"],
         ["peak resident memory", f"{total / 2**20:.0f} MiB"],
         ["9b and 6b in two passes", f"{two:.1f} s"],
