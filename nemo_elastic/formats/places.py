@@ -84,7 +84,7 @@ def write_places(places: Sequence[Place], progress: Progress | None = None) -> l
 
 
 def _groups(places: Sequence[Place]) -> list[list[Place]]:
-    """Tensors that one thread writes: some small ones, and all that are made of the same."""
+    """Tensors that one thread writes: several small ones, and all with the same source."""
     groups: list[list[Place]] = []
     held, last = 0, None
     for place in places:

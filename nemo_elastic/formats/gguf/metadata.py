@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS, HEAD_DIM, KV_HEADS
@@ -81,9 +81,12 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
         writer.add_feed_forward_length(each(MLP, FFN))
         return
     writer.add_feed_forward_length(each(MOE, EXPERT_FFN))
-    widths = _one_if_same(each(MOE, EXPERT_FFN))
-    add = writer.add_array if isinstance(widths, list) else writer.add_uint32
-    add(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), widths)
+    key, widths = Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), each(MOE, EXPERT_FFN)
+    own = set(widths) - {0}
+    if len(own) == 1:
+        writer.add_uint32(key, own.pop())
+    else:
+        writer.add_array(key, widths)
     writer.add_expert_shared_feed_forward_length(one(SHARED_FFN))
     writer.add_expert_count(one(EXPERTS))
     writer.add_expert_used_count(parent.sizes[TOP_K])
@@ -93,9 +96,3 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
     writer.add_expert_weights_scale(parent.sizes[SCALING])
     if LATENT in parent.sizes:
         writer.add_moe_latent_size(one(LATENT))
-
-
-def _one_if_same(numbers: list[int]) -> Any:
-    """The number of all layers that have one, else that of each layer."""
-    own = {number for number in numbers if number}
-    return own.pop() if len(own) == 1 else numbers
