@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.slicing import strangers
+
 Tensors = dict[str, np.ndarray]
 _TYPES = {"M": "mamba", "-": "mlp", "*": "attention", "E": "moe"}
 
@@ -76,15 +78,7 @@ def read(folder: Path) -> Model:
 
 def read_tensors(folder: Path) -> Tensors:
     """Every tensor of a folder by the name that it has in the files; bfloat16 comes as float32."""
-    out: Tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        content = path.read_bytes()
-        start = 8 + int.from_bytes(content[:8], "little")
-        for name, info in json.loads(content[8:start]).items():
-            if name != "__metadata__":
-                a, b = info["data_offsets"]
-                out[name] = _values(info["dtype"], content[start + a : start + b]).reshape(info["shape"])
-    return out
+    return {name: _values(dtype, data).reshape(shape) for name, (dtype, shape, data) in strangers.read(folder).items()}
 
 
 def _values(dtype: str, data: bytes) -> np.ndarray:

@@ -113,15 +113,6 @@ def test_lines_of_another_program_are_one_conversation(folder, chat):
     assert err.count("12b, [9b], 6b: ") == 2 and "forgotten" in err and "/member NAME" in err
 
 
-def test_a_family_without_a_chat_template_goes_on_with_the_text(plain, chat):
-    code, out, _ = chat(plain, "--member", "6b", *SHORT, stdin="def f(\nreturn\n")
-    member = load_family(plain).select("6b")
-    first = member.generate("def f(", 12)
-    text = f"def f({first}"
-    second = member.generate(text + ("" if text.endswith("\n") else "\n") + "return", 12)
-    assert (code, out) == (0, f"{shown(first)}\n{shown(second)}\n")
-
-
 def test_the_runtime_extra_is_enough(folder):
     """A chat template is rendered, tokens are drawn, and nothing of NeMo's or transformers' was imported."""
     code = (

@@ -97,8 +97,14 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("form", ["text.jsonl", "text folder", "chats.jsonl", "chat folder"])
-@pytest.mark.parametrize("command", READ)
+@pytest.mark.parametrize(
+    ("command", "form"),
+    [
+        *(("eval", form) for form in ("text.jsonl", "text folder", "chats.jsonl", "chat folder")),
+        *(("init", form) for form in ("text.jsonl", "chat folder")),
+        *(("quantize", form) for form in ("text folder", "chats.jsonl")),
+    ],
+)
 def test_what_is_read_is_drawn_from_all_of_the_data(
     command: str, form: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.io import write as module
 from nemo_elastic.io.outputs import atomic_dir, filled_dir, sign
-from nemo_elastic.io.write import MARK, atomic_write, clear_leftovers, flush, put_in_place, remove, temporary
+from nemo_elastic.io.write import MARK, atomic_write, clear_leftovers, flush, put_in_place, temporary
 from tests.support.alone import alone
 
 from .test_write import OURS
@@ -279,16 +279,6 @@ def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path):
     assert names(tmp_path) == ["False", "True"]
 
 
-def test_remove(tmp_path):
-    (tmp_path / "folder" / "sub").mkdir(parents=True)
-    (tmp_path / "file").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "kept")
-    (tmp_path / "kept").mkdir()
-    for name in ("folder", "file", "link", "nothing"):
-        remove(tmp_path / name)
-    assert names(tmp_path) == ["kept"]
-
-
 def _rewrite(out: Path, seed: int) -> None:
     for i in range(25):
         with contextlib.suppress(ElasticError):  # another one was faster
@@ -301,11 +291,10 @@ def test_many_writers_of_one_output(tmp_path):
     writers = [fork.Process(target=_rewrite, args=(tmp_path / "out", seed)) for seed in range(4)]
     for writer in writers:
         writer.start()
-    seen = 0
     while any(writer.is_alive() for writer in writers):
         with contextlib.suppress(FileNotFoundError):  # only before the first, or where a folder went while it was read
-            seen += (tmp_path / "out" / "a").read_text() != ""
+            assert (tmp_path / "out" / "a").read_text() != ""
     for writer in writers:
         writer.join()
-    assert [writer.exitcode for writer in writers] == [0] * 4 and seen > 0
+    assert [writer.exitcode for writer in writers] == [0] * 4
     assert state(tmp_path / "out") is not None and names(tmp_path) == ["out"]

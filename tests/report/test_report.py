@@ -119,9 +119,6 @@ def test_missing_parts_make_a_shorter_report(run: Path, gone: str, pictures: set
     assert page == run / "report" / PAGE and {p.name for p in page.parent.glob("*.png")} == pictures
 
 
-LINE = '{"kind": "step", "step": 261, "tokens": 534528, '
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -148,15 +145,6 @@ def test_lines_that_a_killed_training_left_are_noted(run: Path) -> None:
     loaded = load_run(run)
     assert len(loaded.notes) == 1 and "stage1/metrics.jsonl" in loaded.notes[0]
     assert len(loaded.phases[1].steps) == 260 and "stage1/metrics.jsonl" in render(loaded)
-
-
-def test_losses_that_are_not_finite_are_no_points(run: Path) -> None:
-    path = run / "stage2" / "metrics.jsonl"
-    line = '{"kind": "heldout", "step": 131, "tokens": 268288, "losses": {"1.6m": NaN, "1.1m": null, "0.8m": 3.1}}\n'
-    path.write_text(path.read_text() + line)
-    phase = load_run(run).phases[2]
-    assert phase.losses("0.8m")[-1] == (268288, 3.1)
-    assert phase.losses("1.6m")[-1][0] == phase.losses("1.1m")[-1][0] == 130 * 2048
 
 
 @pytest.mark.parametrize("training", ["stage1", "stage1/checkpoints"])

@@ -13,12 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_elastic.core.manifest import FILE as FAMILY_FILE
+from nemo_elastic.formats.hf.quant_config import QUANT_FILE
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
+from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
 from tests.hostile import JSON, leaves
+from tests.quantize.conftest import dense  # noqa: F401
+from tests.quantize.damage import low
 
 from .helpers import call
 
@@ -28,6 +33,8 @@ FILES = {
     "family": [SINGLE, "config.json", FAMILY_FILE, "elastic_checksums.json"],
     "sharded": [INDEX],
     "member": [MEMBER_FILE, "config.json"],
+    "nvfp4": [SINGLE, "config.json", QUANT_FILE],
+    "fp8": [SINGLE, "config.json"],
 }
 CHOICES = st.sampled_from([(kind, file) for kind, files in FILES.items() for file in files])
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -61,11 +68,18 @@ def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8:start]), content[start:]
 
 
-@settings(FUZZ, max_examples=70)
+@pytest.fixture(scope="module")
+def folders(originals, dense, tmp_path_factory) -> dict[str, Path]:  # noqa: F811
+    place, layouts = tmp_path_factory.mktemp("low"), {"nvfp4": MODELOPT, "fp8": COMPRESSED}
+    quantized = {precision: low(dense, place / precision, precision, layout) for precision, layout in layouts.items()}
+    return quantized | {kind: originals / kind for kind in FILES.keys() - layouts.keys()}
+
+
+@settings(FUZZ, max_examples=90)
 @given(CHOICES, st.data())
-def test_any_value_may_be_wrong(originals, which, data):
+def test_any_value_may_be_wrong(folders, which, data):
     kind, file = which
-    with damaged(originals / kind) as folder:
+    with damaged(folders[kind]) as folder:
         path = folder / file
         value, rest = header_of(path) if file == SINGLE else (json.loads(path.read_text()), b"")
         at = data.draw(st.sampled_from(leaves(value)))

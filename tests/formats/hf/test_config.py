@@ -14,44 +14,16 @@ from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import PLAIN, PUZZLE, from_hf_config, to_hf_config
 from tests.shapes import LATENT, NANO_9B, NANO_12B, NANO_30B, PARENT
+from tests.slicing import strangers
+from tests.slicing.strangers import NANO_3
 from tests.strategies import parents_and_subnets
 
 #: As on the hub, in its words and with its infinity.
-NANO = {
-    "architectures": ["NemotronHForCausalLM"],
-    "attention_bias": False,
-    "auto_map": {"AutoConfig": "configuration_nemotron_h.NemotronHConfig"},
-    "bos_token_id": 1,
-    "chunk_size": 128,
-    "conv_kernel": 4,
-    "eos_token_id": 12,
-    "expand": 2,
-    "head_dim": 128,
-    "hidden_size": 4480,
-    "hybrid_override_pattern": NANO_9B.pattern,
-    "intermediate_size": 15680,
-    "layer_norm_epsilon": 1e-05,
-    "mamba_head_dim": 80,
-    "mamba_hidden_act": "silu",
-    "mamba_num_heads": 128,
-    "max_position_embeddings": 131072,
-    "mlp_hidden_act": "relu2",
-    "model_type": "nemotron_h",
-    "n_groups": 8,
-    "num_attention_heads": 40,
-    "num_hidden_layers": 56,
-    "num_key_value_heads": 8,
-    "pad_token_id": 0,
-    "rms_norm_eps": 1e-05,
-    "sliding_window": None,
-    "ssm_state_size": 128,
-    "tie_word_embeddings": False,
-    "time_step_limit": [0.0, float("inf")],
-    "torch_dtype": "bfloat16",
-    "use_bias": False,
-    "use_conv_bias": True,
-    "vocab_size": 131072,
-}
+NANO = strangers.config(
+    NANO_9B.pattern, hidden_size=4480, vocab_size=131072, intermediate_size=15680, mamba_num_heads=128,
+    mamba_head_dim=80, n_groups=8, ssm_state_size=128, num_attention_heads=40, num_key_value_heads=8, head_dim=128,
+    eos_token_id=12, max_position_embeddings=131072, rms_norm_eps=1e-05, time_step_limit=[0.0, float("inf")],
+)  # fmt: skip
 
 
 def changed(**other):
@@ -94,30 +66,6 @@ def test_published_shapes():
     assert config["hybrid_override_pattern"] == NANO_12B.pattern and config["num_hidden_layers"] == 62
 
 
-#: Nemotron-3 Nano 30B-A3B as on the hub; layers, heads and settings without a shape left to those of `NANO`
-NANO_3 = NANO | {
-    "eos_token_id": 2,
-    "hidden_size": 2688,
-    "hybrid_override_pattern": NANO_30B.pattern,
-    "intermediate_size": 1856,
-    "mamba_head_dim": 64,
-    "mamba_num_heads": 64,
-    "max_position_embeddings": 262144,
-    "moe_intermediate_size": 1856,
-    "moe_shared_expert_intermediate_size": 3712,
-    "n_group": 1,
-    "n_routed_experts": 128,
-    "n_shared_experts": 1,
-    "norm_topk_prob": True,
-    "num_attention_heads": 32,
-    "num_experts_per_tok": 6,
-    "num_hidden_layers": 52,
-    "num_key_value_heads": 2,
-    "routed_scaling_factor": 2.5,
-    "topk_group": 1,
-}
-
-
 def test_experts():
     read, held = from_hf_config(NANO_3)
     assert read == NANO_30B and held == read.full
@@ -129,6 +77,7 @@ def test_experts():
         "n_routed_experts": 96,
         "moe_intermediate_size": 1536,
         "intermediate_size": 1,
+        "time_step_min": 1e-12,
     }
     assert "moe_latent_size" not in config and "num_nextn_predict_layers" not in config
     assert to_hf_config(LATENT, LATENT.uniform(latent=5))["moe_latent_size"] == 5

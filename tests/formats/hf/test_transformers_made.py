@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from tests import reference
+from tests.slicing import strangers
 
 from .hf_client import worker
 
@@ -67,23 +69,15 @@ def spelled(pattern: str, words: str) -> dict[str, Any]:
 
 
 MADE = {
-    "a pattern": Made("M-*M"),
-    "a list of old types": Made("*-M-", "layers_block_type in old words"),
-    "a list of new types": Made("MM-*", "layers_block_type in new words"),
-    "layer_types": Made("-M*", "layer_types in new words"),
     "tied": Made("M-*", other={"tie_word_embeddings": True}),
     "several files": Made("M-*M-", options={"shard": "3KB"}),
     "several files, tied, bfloat16": Made(
         "M*", other={"tie_word_embeddings": True}, options={"shard": "2KB", "dtype": "bfloat16"}
     ),
-    "bfloat16": Made("-*MM", options={"dtype": "bfloat16"}),
     "float16": Made("-M", options={"dtype": "float16"}),
-    "no attention": Made("M-M"),
-    "no Mamba": Made("*-*"),
     "sizes in old words": Made(
         "M*", other={"mamba_n_groups": 3, "mamba_d_conv": 3, "mamba_chunk_size": 4, "mamba_expand": 1}
     ),
-    "no grouped queries": Made("*M", other={"num_key_value_heads": 4, "layer_norm_epsilon": 1e-3}),
     "experts": Made("ME*E", other=EXPERTS),
     "experts in a latent width": Made("E*M", "layers_block_type in new words", EXPERTS | {"moe_latent_size": 5}),
     "experts of bfloat16": Made("EM", other=EXPERTS, options={"dtype": "bfloat16"}),
@@ -134,18 +128,8 @@ def made(hf):
 
 
 def raw_tensors(folder: Path) -> dict[str, tuple[str, list[int], bytes]]:
-    """dtype, shape and bytes of every tensor, by the name with `backbone.`; read without any code of ours."""
-    out = {}
-    for path in folder.glob("*.safetensors"):
-        content = path.read_bytes()
-        start = 8 + int.from_bytes(content[:8], "little")
-        for name, info in json.loads(content[8:start]).items():
-            if name != "__metadata__":
-                a, b = (start + at for at in info["data_offsets"])
-                name = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
-                assert name not in out
-                out[name] = info["dtype"], info["shape"], content[a:b]
-    return out
+    """dtype, shape and bytes of every tensor, by the name with `backbone.`."""
+    return {re.sub(r"^model\.", "backbone.", name): raw for name, raw in strangers.read(folder).items()}
 
 
 @pytest.mark.parametrize("name", MADE)
