@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,22 +19,3 @@ def library_text(folder: Path, names: Sequence[str] = MANY) -> Path:
     for name in names:
         (folder / f"{name}.py").write_text((library / f"{name}.py").read_text())
     return folder
-
-
-def spoiled(data: Path, to: Path, split: str = "val", at: int | None = None, token: int = 60_000) -> Path:
-    """Copy a data folder whose tokens are two bytes each, and give a split one that no vocabulary of ours has.
-
-    Args:
-        data: The folder.
-        to: The copy.
-        split: Which tokens.
-        at: Its place; None for all of them.
-        token: What is there.
-    """
-    import numpy as np
-
-    shutil.copytree(data, to)
-    tokens = np.memmap(to / f"{split}.bin", dtype="<u2", mode="r+")
-    tokens[slice(None) if at is None else at] = token
-    tokens.flush()
-    return to

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +26,6 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.runtime.talking import overflowing
 from tests.shapes import PARENT
 from tests.slicing.helpers import run
-from tests.texts import spoiled
 
 PARENT_400 = replace(PARENT, vocab=400)
 MEMBERS = {"12b": PARENT_400.full, "6b": PARENT_400.uniform(keep=(0, 1, 3), hidden=8, mamba_heads=4)}
@@ -112,6 +112,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_member(folder, data
 
 
 def test_tokens_outside_the_vocabulary_are_reported_before_anything_is_read(folder, data, tmp_path):
-    wrong = spoiled(data.path, tmp_path / "data", at=-1)
+    wrong = Path(shutil.copytree(data.path, tmp_path / "data"))
+    np.memmap(wrong / "val.bin", dtype="<u2", mode="r+")[-1] = 60_000
     code, out, err = run("eval", folder, "--data", wrong, *QUICK)
     assert (code, out) == (2, "") and f"error: {wrong}/val.bin: 60000 " in err and "Traceback" not in err

@@ -21,6 +21,7 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.profile.engine_worker import hardware
 from nemo_elastic.profile.engines import SEEN, alone
 from nemo_elastic.profile.measure import Stop
+from tests.formats.hf.hf_client import hf_python
 from tests.shapes import PARENT
 from tests.slicing.helpers import write
 from tests.vllm.cases import PARENT as SERVED
@@ -111,9 +112,8 @@ def test_a_table_of_transformers(
     # by one round, layers take no time on a busy machine
     monkeypatch.setattr(cmd_profile, "STOP", Stop(rounds=(3, 3)))
     family = write(tmp_path / "family", PARENT, {"few": PARENT.uniform([0, 1, 2, 3])})  # one width of every axis
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ROOT / ".venv-hf/bin/python"))
     out = tmp_path / "hf.json"
-    in_environment(python.absolute())
+    in_environment(hf_python())
     assert run("profile", family, "--engine", "transformers", "--out", out, *QUICK) == 0
     table = LatencyTable.read("table", str(out))
     assert table["versions"]["transformers"].startswith("5.")

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
 from nemo_elastic.slicing.card import needs_eager_experts
+from tests.formats.hf.hf_client import run_code
 from tests.quantize.conftest import dense  # noqa: F401
 from tests.quantize.damage import low
 from tests.shapes import MOE
@@ -65,11 +64,7 @@ def test_a_folder_with_a_tokenizer_reads_text(family: Path, tmp_path: Path) -> N
 def test_its_python_runs_without_a_tokenizer(family: Path, tmp_path: Path) -> None:
     slice_checkpoint(family, tmp_path / "cut", member="small")
     (code,) = re.findall(r"```python\n(.*?)```", card(tmp_path / "cut"), re.DOTALL)
-    python = Path(
-        os.environ.get("NEMO_ELASTIC_HF_PYTHON", Path(__file__).parents[2] / ".venv-hf/bin/python")
-    ).absolute()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run([python, "-c", code], cwd=tmp_path / "cut", env=clean, capture_output=True, text=True)
+    done = run_code(code, place=tmp_path / "cut")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("[1, 2, 3, ")
 

@@ -16,14 +16,11 @@ import torch
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
-from nemo_elastic.data.build import build_data
-from nemo_elastic.data.folder import DataFolder
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.verification import verify
-from tests.texts import FEW, library_text
 
 from . import strangers as theirs
 from .helpers import call, contents, edit_json, printed, run
@@ -362,12 +359,3 @@ def test_the_30b_at_full_size_takes_no_room(tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text(json.dumps({"hidden": 64, "layers": few}))
     printed("slice", parent, "--subnet", tmp_path / "few.json", "--out", tmp_path / "few")
     assert open_source(tmp_path / "few").tensors["backbone.layers.1.mixer.experts.5.up_proj.weight"].shape == (32, 64)
-
-
-# ------------------------------------------------------------------ what else there is
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
-    place = tmp_path_factory.mktemp("data")
-    return build_data(place / "data", [library_text(place / "text", FEW)], vocab=400, held_out_problems=8)

@@ -8,13 +8,11 @@ vLLM builds every Mamba layer by the config's own widths and reads as much of a 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from nemo_elastic.formats.hf.config import to_hf_config
+from tests.formats.hf.hf_client import run_code
 
 from .cases import CASES, PARENT, ROOT, with_widths
 
@@ -36,10 +34,7 @@ def test_widths_of_the_config_are_the_largest():
 
 @pytest.mark.hf
 def test_mamba_layers_that_differ():
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
     config = json.dumps(to_hf_config(PARENT, CASES["mamba"].member))
-    command = [str(ROOT / python), "-c", TEMPLATE.read_text(encoding="utf-8") + ASK, config]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=1800)
+    done = run_code(TEMPLATE.read_text(encoding="utf-8") + ASK, config)
     assert done.returncode == 1
     assert "ValueError: vLLM needs one mamba_num_heads in all layers, this model has [6, 8]" in done.stderr

@@ -50,18 +50,32 @@ class Worker:
             return dict(read), report
 
 
+def hf_python() -> Path:
+    """The interpreter that has transformers 5."""
+    python = ROOT / os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python")
+    assert python.exists(), f"{python} is missing: `make venv` makes it, or set NEMO_ELASTIC_HF_PYTHON"
+    return python
+
+
+def clean() -> dict[str, str]:
+    """An environment in which it does not find this project."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+
+
+def run_code(code: str, *arguments: str, place: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run code where transformers is."""
+    command = [str(hf_python()), "-c", code, *arguments]
+    return subprocess.run(command, cwd=place, env=clean(), capture_output=True, text=True, timeout=1800)
+
+
 @contextmanager
 def worker(place: Path) -> Iterator[Worker]:
     """Start a worker, and stop it when the block ends."""
-    python = Path(os.environ.get("NEMO_ELASTIC_HF_PYTHON", ".venv-hf/bin/python"))
-    python = python if python.is_absolute() else ROOT / python
-    assert python.exists(), f"{python} is missing: `make venv` makes it, or set NEMO_ELASTIC_HF_PYTHON"
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     extra = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules"), "OMP_NUM_THREADS": "1"}
     with open(place / "stderr", "w") as errors:
         process = subprocess.Popen(
-            [str(python), str(Path(__file__).with_name("hf_worker.py"))],
-            env=clean | extra,
+            [str(hf_python()), str(Path(__file__).with_name("hf_worker.py"))],
+            env=clean() | extra,
             cwd=place,
             text=True,
             stdin=subprocess.PIPE,

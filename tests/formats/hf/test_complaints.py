@@ -34,9 +34,6 @@ pytestmark = [pytest.mark.hf, pytest.mark.nemo]
 PARENT = unstriped(MOE)
 #: smaller on every axis of Nemotron 3
 SMALL = PARENT.uniform([0, 1, 3, 4], hidden=12, mamba_heads=4, experts=6, expert_ffn=8, shared_ffn=12)
-#: experts and heads by layer
-UNEVEN = Subnet(12, (PARENT.layer(0, mamba_heads=4), PARENT.layer(1, experts=4), PARENT.layer(2),
-                     PARENT.layer(3), PARENT.layer(4, expert_ffn=4)))  # fmt: skip
 TOKENS = np.random.default_rng(0).integers(PARENT.vocab, size=(2, 23))
 BIAS = "mixer.gate.e_score_correction_bias"
 
@@ -119,10 +116,6 @@ def whole_biases(folder: Path, hf: Worker) -> None:
     assert biases == ["float32"] * SMALL.pattern.count("E")
 
 
-def as_it_is(folder: Path, _: Worker) -> None:
-    """Nothing more than that transformers runs it."""
-
-
 COMPLAINTS = {
     "another model after a way through Megatron": Complaint(
         "NVIDIA-NeMo/Megatron-Bridge#2381", through_megatron, same_weights
@@ -135,8 +128,6 @@ COMPLAINTS = {
         "NVIDIA/Model-Optimizer#2159", cut(SMALL, prediction=False), predicts_nothing
     ),
     "biases of experts are rounded": Complaint("NVIDIA-NeMo/Automodel#2553", half, whole_biases),
-    "widths of the parent beside those of the member": Complaint("NVIDIA/Model-Optimizer#1518", cut(SMALL), as_it_is),
-    "layers of unlike widths": Complaint("ml-explore/mlx-lm#1506", cut(UNEVEN), as_it_is),
 }
 
 
