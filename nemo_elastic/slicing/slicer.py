@@ -28,7 +28,8 @@ from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
 from nemo_elastic.io.outputs import Output, atomic_dir, atomic_file, check_apart
 
-from .card import member_card
+from .by_size import largest_within, read_limits
+from .card import member_card, serving_spec
 from .cutting import Rounding, cast, cut, without_mtp
 from .lineage import CARD, Lineage, lineage_of
 
@@ -94,6 +95,12 @@ def slice_checkpoint(
     *,
     member: str | None = None,
     subnet: Subnet | None = None,
+    params: float | str | None = None,
+    active_params: float | str | None = None,
+    ratio: float | None = None,
+    memory: int | str | None = None,
+    batch: int = 1,
+    context: int = 8192,
     format: str = "hf",
     dtype: str | None = None,
     pre: str | None = None,
@@ -111,7 +118,11 @@ def slice_checkpoint(
         source: A Hugging Face folder, or one that `open_source` opened.
         out: The folder to write, whole or not at all; with None nothing is written, and weights are not read.
         member: Name of the member, where the source is a family or a larger member of one.
-        subnet: Its shape instead, nested in what the source holds. Exactly one of the two.
+        subnet: Its shape instead, nested in what the source holds.
+        params, active_params, ratio, memory: Instead of both, upper limits that hold together: of a family, the
+            largest size is cut. Parameters, those that one token uses, a share of the parent's, bytes in service;
+            also as text, such as `7B` and `14GiB`.
+        batch, context: Sequences, and tokens of each, that `memory` counts.
         format: `hf` writes a folder for transformers and vLLM, `gguf` a file for llama.cpp (extra `gguf`), `nemo` a
             NeMo checkpoint (extra `nemo`), `megatron` one for Megatron-Bridge (extra `nemo` or `bridge`).
         dtype: Store tensors in `bf16`, `fp16` or `fp32`, those that no cast may round in `fp32`; as the source has
@@ -133,9 +144,14 @@ def slice_checkpoint(
         ElasticError: The source is no model folder, or was replaced meanwhile; the member is unknown, the shape is not
             inside, `out` is in the way, or a number does not fit the dtype.
     """
-    if (member is None) == (subnet is None):
-        raise ElasticError("slice: give either the name of a member or a subnet")
+    sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
+    limits = {option: str(value) for option, value in sizes.items() if value is not None}
+    if (member is not None) + (subnet is not None) + bool(limits) != 1:
+        raise ElasticError("slice: give the name of a member, a subnet, or one or several limits")
     opened = source if isinstance(source, Checkpoint) else open_source(source)
+    if limits:
+        spec = serving_spec(dtype or opened.precision or opened.dtype, batch=batch, length=context)
+        subnet = largest_within(opened, read_limits(spec, limits)).subnet
     targets = {"": _target(opened, member, subnet)}
     return _slice(
         opened, out, targets, format=format, dtype=dtype, pre=pre, requantize=requantize, prediction=prediction,

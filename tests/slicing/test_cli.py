@@ -17,6 +17,7 @@ from nemo_elastic.core.sizes import path
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
+from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests.shapes import PARENT
 
 from .helpers import contents, plain_of
@@ -78,6 +79,18 @@ def test_a_dry_run_says_what_a_cut_does_and_writes_nothing(run, family, tmp_path
     assert told == [cut | {"out": None} for cut in cuts]
     code, words, _ = run("slice", family, *which, "--dryrun")
     assert code == 0 and all(f"{cut['parameters']:,} parameters" in words for cut in cuts)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"ratio": 0.4}, {"params": WHOLE - 1, "memory": "1MiB"},
+     {"memory": int(memory(PARENT, SHAPES[2], MemorySpec(batch=2, length=64))), "batch": 2, "context": 64}],
+)  # fmt: skip
+def test_limits_in_python_are_those_of_the_command(run, family, tmp_path, limits):
+    options = [word for name, value in limits.items() for word in (f"--{name}", value)]
+    code, out, _ = run("slice", family, *options, "--dryrun", "--json")
+    assert code == 0
+    assert slice_checkpoint(family, None, **limits).subnet.to_json() == json.loads(out)["subnet"]
 
 
 def test_a_shape_in_a_file(run, family, tmp_path):
