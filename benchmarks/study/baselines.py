@@ -51,7 +51,7 @@ BLOCK = block(AXES, SIZES)
 PARENT_STEPS, PARENT_BATCH, BATCH = 732, Batch(8, 256), Batch()
 #: of each size's runs; families have all but the first
 STEPS = (30, 60, 120)
-FROM_SCRATCH = ("50",)
+FROM_SCRATCH = ("72", "50")
 #: peak rates: the best of those tried
 OURS_LR = 5e-4
 LR = {

@@ -144,7 +144,8 @@ def slice_checkpoint(
         ElasticError: The source is no model folder, or was replaced meanwhile; the member is unknown, the shape is not
             inside, `out` is in the way, or a number does not fit the dtype.
     """
-    sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": memory}
+    size = f"{memory}B" if isinstance(memory, int) else memory
+    sizes = {"--params": params, "--active-params": active_params, "--ratio": ratio, "--memory": size}
     limits = {option: str(value) for option, value in sizes.items() if value is not None}
     if (member is not None) + (subnet is not None) + bool(limits) != 1:
         raise ElasticError("slice: give the name of a member, a subnet, or one or several limits")
