@@ -91,8 +91,8 @@ class Router(nn.Module):
             for j, limit in enumerate(price.limits):
                 self.register_buffer(f"base_{i}_{j}", torch.from_numpy(limit.base / limit.target), persistent=False)
                 for name, table in limit.tables.items():
-                    own = torch.from_numpy(table / limit.target)
-                    self.register_buffer(f"table_{i}_{j}_{name}", own, persistent=False)
+                    prices = torch.from_numpy(table / limit.target)
+                    self.register_buffer(f"table_{i}_{j}_{name}", prices, persistent=False)
 
     @property
     def space(self) -> Space:
@@ -230,8 +230,8 @@ class Router(nn.Module):
         gate = {axis: self._gate(axis, p, picked[axis] if straight else None) for axis, p in pi.items()}
         layers = []
         for i, kind in enumerate(self._space.parent.types):
-            own = {axis: gate[axis][self._row(axis, i)] for axis in self._space.parent.kind(kind).widths}
-            layers.append(LayerGates(gate[DEPTH][0, i], own))
+            gates = {axis: gate[axis][self._row(axis, i)] for axis in self._space.parent.kind(kind).widths}
+            layers.append(LayerGates(gate[DEPTH][0, i], gates))
         return Routed(Gates(gate[HIDDEN][0], tuple(layers)), pi, choice)
 
     def _gate(self, axis: str, pi: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:

@@ -159,12 +159,12 @@ class ElasticConfig:
     @classmethod
     def load(cls, path: str | Path) -> ElasticConfig:
         """Read a YAML file that is a block or holds one under `elastic:`."""
-        return cls.from_dict(_read(path))
+        return cls.from_dict(_read_file(path))
 
     @classmethod
     def with_axes_of(cls, path: str | Path) -> ElasticConfig:
         """A block with a file's axes alone: tables that its budgets name may have to be made yet."""
-        data = known_fields(cls, _current(_read(path)), "elastic")
+        data = known_fields(cls, _current(_read_file(path)), "elastic")
         return cls.from_dict({"budgets": [{"name": "half", "ratio": 0.5}], "axes": data.get("axes", {})})
 
     def to_dict(self) -> dict[str, Any]:
@@ -214,8 +214,8 @@ class ElasticConfig:
         parent, stripes, sorts = self._opened(parent), {}, sorts and not self.is_sorted
         for axis, size in striped_axes().items():
             if axis in parent.axes:
-                own = self.axes.get(axis, AxisConfig((parent.size(axis),)))
-                stripes[size] = own.stripes or (default_stripes(axis, own.choices) if sorts else 1)
+                axis_config = self.axes.get(axis, AxisConfig((parent.size(axis),)))
+                stripes[size] = axis_config.stripes or (default_stripes(axis, axis_config.choices) if sorts else 1)
         return replace(parent, norm=PARENT_WIDTH if sorts else self._given_norm(parent), **stripes)
 
     def _given_norm(self, parent: Parent) -> str:
@@ -329,7 +329,7 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _read(path: str | Path) -> Any:
+def _read_file(path: str | Path) -> Any:
     """What a YAML file holds of a block."""
     try:
         data = read_yaml(path)

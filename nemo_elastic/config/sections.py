@@ -173,8 +173,8 @@ class DistillConfig:
     def of(self, has_teacher: bool) -> dict[str, float]:
         """Terms of a budget that is compared with a teacher, or of one that is not; with none left, cross-entropy."""
         assert self.terms is not None
-        own = {n: w for n, w in self.terms.items() if w > 0 and (has_teacher or not TERMS[n].teacher)}
-        return own or {"ce": 1.0}
+        used = {n: w for n, w in self.terms.items() if w > 0 and (has_teacher or not TERMS[n].teacher)}
+        return used or {"ce": 1.0}
 
 
 @dataclass(frozen=True)

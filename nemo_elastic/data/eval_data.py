@@ -176,8 +176,8 @@ def _check_tokenizer(data: Path, tokenizer_dir: Path, vocab: int, source: Checkp
         raise ElasticError(
             f"{where} has a vocabulary of {vocab} tokens, but {source.folder} has {source.parent.vocab}"
         )
-    own = source.companions or source.folder
-    if (own / "tokenizer.json").is_file():
-        other = what_differs(own, tokenizer_dir)
+    folder = source.companions or source.folder
+    if (folder / "tokenizer.json").is_file():
+        other = what_differs(folder, tokenizer_dir)
         if other is not None:
             raise ElasticError(f"{where} was made with another tokenizer than {source.folder}: the {other} differ")

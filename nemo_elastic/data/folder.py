@@ -91,7 +91,7 @@ class _Described:
     path: Path
 
     @classmethod
-    def _read(cls: type[_Folder], folder: Path) -> _Folder:
+    def _read_manifest(cls: type[_Folder], folder: Path) -> _Folder:
         data = read_json(folder / cls.manifest)
         with inside(folder / cls.manifest):
             check_version(data, VERSION)
@@ -192,7 +192,7 @@ class DataFolder(_Described):
             raise ElasticError(
                 f"{path}: is not a data folder, because it has no {MANIFEST}; make one with nemo-elastic data --out"
             )
-        folder = cls._read(path)
+        folder = cls._read_manifest(path)
         if not {"train", "val"} <= folder.splits.keys():
             raise bad(f"{path / MANIFEST}: splits", list(folder.splits), "a mapping with train and val")
         folder._check_files()
@@ -342,7 +342,7 @@ class ChatFolder(_Described):
         Raises:
             ElasticError: not a data folder, or a damaged manifest.
         """
-        return cls._read(Path(path))
+        return cls._read_manifest(Path(path))
 
     def lines(self) -> Iterator[str]:
         """What a person reads of it."""

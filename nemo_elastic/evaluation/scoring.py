@@ -120,9 +120,9 @@ def answer_loss(
     windows: list[Rows] = []
     counted = 0.0
     for document in documents:
-        own = list(Rows.windows(document.ids, document.counts, seq_length))
-        windows += own
-        counted += sum(rows.counted for rows in own)
+        document_rows = list(Rows.windows(document.ids, document.counts, seq_length))
+        windows += document_rows
+        counted += sum(rows.counted for rows in document_rows)
         if max_tokens is not None and counted >= max_tokens:
             break
     if not counted:

@@ -161,10 +161,10 @@ def _stack(name: str) -> tuple[str, int] | None:
     return None
 
 
-def extra_states(held: Iterable[Tensor]) -> list[tuple[str, int]]:
+def extra_states(tensors: Iterable[Tensor]) -> list[tuple[str, int]]:
     """Names of a checkpoint's (empty) `_extra_state` objects, and the number of objects per name."""
     out: list[tuple[str, int]] = []
-    for t in held:
+    for t in tensors:
         if t.number:  # the first of several counts all
             continue
         place = _LAYER.match(t.megatron)

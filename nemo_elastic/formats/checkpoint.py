@@ -168,8 +168,8 @@ class Checkpoint(Shapes):
     @property
     def quantization(self) -> Quantization | None:
         """The most frequent storage scheme of the model's low-precision weights, or None."""
-        own = Counter(stored for name, stored in self.storage.items() if not is_mtp(name))
-        return own.most_common(1)[0][0] if own else None
+        counts = Counter(stored for name, stored in self.storage.items() if not is_mtp(name))
+        return counts.most_common(1)[0][0] if counts else None
 
     @property
     def precision(self) -> str | None:
@@ -206,12 +206,12 @@ def in_memory(
         parent, subnet, config, companions, prediction: see `Checkpoint`.
         tensors: name in a Hugging Face folder -> `Tensor`, numpy array or torch tensor.
     """
-    own = {name: Tensor.of(value, name) for name, value in tensors.items()}
-    made = Checkpoint(Path("tensors"), parent, subnet, config or {}, None, Origin(), own,
+    by_name = {name: Tensor.of(value, name) for name, value in tensors.items()}
+    made = Checkpoint(Path("tensors"), parent, subnet, config or {}, None, Origin(), by_name,
                       companions=companions, prediction=prediction)  # fmt: skip
     check_tensors(made)
     names = [t.hf for t in layout.tensors(parent, subnet)] + made.mtp
-    return replace(made, tensors={name: own[name] for name in names})
+    return replace(made, tensors={name: by_name[name] for name in names})
 
 
 def is_gguf(path: Path) -> bool:

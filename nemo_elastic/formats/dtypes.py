@@ -91,12 +91,12 @@ def convert(words: np.ndarray, source: str, target: str) -> np.ndarray:
     """
     if source == target:
         return words
-    own = values(source, words)
+    numbers = values(source, words)
     with np.errstate(over="ignore", invalid="ignore"):
-        out = _bfloat16(own) if target == "BF16" else own.astype(_NUMPY[target]).view(word(target))
+        out = _bfloat16(numbers) if target == "BF16" else numbers.astype(_NUMPY[target]).view(word(target))
     if (source, target) in WIDENING:
         return out
-    if np.count_nonzero(np.isinf(values(target, out))) != np.count_nonzero(np.isinf(own)):
+    if np.count_nonzero(np.isinf(values(target, out))) != np.count_nonzero(np.isinf(numbers)):
         raise OverflowError(target)
     return out
 

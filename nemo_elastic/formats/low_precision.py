@@ -107,11 +107,11 @@ def requantized(
 
         scale = torch.from_numpy(stored_scale(stored, parts))
         was_rc = torch.from_numpy(values_rc.rows(first, last).view("<f4"))
-        own, scales = nvfp4_codes(was_rc, scale)
-        changed_rc = nvfp4_values(own, scales, scale, torch.float32) - was_rc
+        codes, scales = nvfp4_codes(was_rc, scale)
+        changed_rc = nvfp4_values(codes, scales, scale, torch.float32) - was_rc
         was, error = (float(some.double().square().sum()) for some in (was_rc, changed_rc))
         changed[name, first] = was, error
-        return Tensor.of(own).words, Tensor.of(scales).words
+        return Tensor.of(codes).words, Tensor.of(scales).words
 
     return {**parts, **codes_and_scales(scheme, values_rc, compute)}
 
@@ -197,7 +197,7 @@ def find_quantized(
                 continue
             if codes != WEIGHT and name in tensors:
                 raise ElasticError(f"tensors {name!r} and {module + codes!r} have the same weight")
-            parts = {own: tensors[module + own] for own in scheme.names if module + own in tensors}
+            parts = {part: tensors[module + part] for part in scheme.names if module + part in tensors}
             _check(scheme, parts, shape, module)
             by_row = not scheme.block and math.prod(parts[scheme.scale[0]].shape) > 1
             out[name] = Quantization(scheme, scheme.activations in parts, by_row)
@@ -213,14 +213,14 @@ def check_no_others(names: Iterable[str], layout: str | None) -> None:
         layout: that the folder says it has; None for full precision.
     """
     has = [scheme for scheme in SCHEMES if scheme.layout == layout]
-    own = {part for scheme in SCHEMES for part in scheme.names} - {WEIGHT}
+    known = {part for scheme in SCHEMES for part in scheme.names} - {WEIGHT}
     for name in sorted(names):
         last = name.rpartition(".")[2]
-        if last in own and layout is None:
+        if last in known and layout is None:
             raise ElasticError(
                 f"tensor {name!r} is in low precision, but the folder's quantization_config does not say so"
             )
-        if last in own:
+        if last in known:
             codes = " or ".join(f"{scheme.codes[0]} in {scheme.codes[1]}" for scheme in has)
             raise ElasticError(f"tensor {name!r} has no codes; {layout} stores them as {codes}")
 
@@ -285,11 +285,11 @@ def _check_scale(name: str, tensor: Tensor, precision: str, inverse: bool = Fals
 # ------------------------------------------------------------------ the key-value cache's scales
 
 
-def check_cache_scales(tensors: Mapping[str, Tensor], held: Subnet, low: bool) -> None:
+def check_cache_scales(tensors: Mapping[str, Tensor], subnet: Subnet, low: bool) -> None:
     """Check those among the tensors of a folder; `low`: it says that it has low precision."""
-    layers = [named(HF_LAYER, at) for at, layer in enumerate(held.layers) if layer.type == ATTENTION]
-    own = [f"{layer}mixer.{part}{name}" for layer in layers for name in CACHE for part in ("", f"{name[0]}_proj.")]
-    here = [name for name in own if name in tensors] if low else []
+    layers = [named(HF_LAYER, at) for at, layer in enumerate(subnet.layers) if layer.type == ATTENTION]
+    wanted = [f"{layer}mixer.{part}{name}" for layer in layers for name in CACHE for part in ("", f"{name[0]}_proj.")]
+    here = [name for name in wanted if name in tensors] if low else []
     for name in here:
         tensor = tensors[name]
         if tensor.dtype not in FLOATS or math.prod(tensor.shape) != 1:
@@ -301,17 +301,17 @@ def check_cache_scales(tensors: Mapping[str, Tensor], held: Subnet, low: bool) -
             raise ElasticError(f"tensor {name!r} is no part of this model")
 
 
-def cache_of_member(names: Iterable[str], held: Subnet, member: Subnet) -> dict[str, str]:
+def cache_of_member(names: Iterable[str], subnet: Subnet, member: Subnet) -> dict[str, str]:
     """Cache scales of a member's layers: their names in the member, and in the source.
 
     A member has some of a layer's heads, so the layer's number fits it, too.
     """
-    own = [name for name in names if name.rpartition(".")[2] in CACHE]
-    index = {layer.index: at for at, layer in enumerate(held.layers)}
+    scales = [name for name in names if name.rpartition(".")[2] in CACHE]
+    index = {layer.index: at for at, layer in enumerate(subnet.layers)}
     out = {}
-    for at, layer in enumerate(member.layers) if own else ():
+    for at, layer in enumerate(member.layers) if scales else ():
         old, new = (named(HF_LAYER, i) for i in (index[layer.index], at))
-        out |= {new + name.removeprefix(old): name for name in own if name.startswith(old)}
+        out |= {new + name.removeprefix(old): name for name in scales if name.startswith(old)}
     return out
 
 

@@ -150,9 +150,9 @@ class Tensor:
         cls, dtype: str, shape: tuple[int, ...], rows: Callable[[int, int], np.ndarray], source: Tensor | None = None
     ) -> Tensor:
         """A tensor whose rows are computed, from rows of the source if it is made of one."""
-        own = int(np.prod(shape[1:], dtype=np.int64)) * ITEMSIZE[dtype]
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * ITEMSIZE[dtype]
         if source is None:
-            return cls(dtype, shape, rows, max(1, own), root=rows)
+            return cls(dtype, shape, rows, max(1, row_bytes), root=rows)
         return cls(dtype, shape, rows, source.span, None, source.extent, source.root)
 
     @property
@@ -231,9 +231,11 @@ class Tensor:
             try:
                 out = convert(read, self.dtype, dtype)
             except OverflowError:
-                own = next(own for own, header in DTYPES.items() if header == dtype)
+                dtype_name = next(dtype_name for dtype_name, header in DTYPES.items() if header == dtype)
                 most = {"F16": "65504", "BF16": "3.39e38", "F32": "3.40e38"}[dtype]
-                raise ElasticError(f"tensor {name!r} has a number that {own} cannot hold (at most {most})") from None
+                raise ElasticError(
+                    f"tensor {name!r} has a number that {dtype_name} cannot hold (at most {most})"
+                ) from None
             if zeros is not None and (self.dtype, dtype) not in WIDENING:
                 zeros[name, first] = count_nonzero(read) - count_nonzero(out)
             return out
@@ -288,14 +290,14 @@ def _clipped(runs: Sequence[Run], start: int, stop: int) -> Iterator[Run]:
 
 def _near(runs: Sequence[Run], most: int, gap: int) -> Iterator[list[Run]]:
     """Runs that are read in one go: with gaps of up to `gap` rows, and `most` rows from the first to the last."""
-    held: list[Run] = []
+    group: list[Run] = []
     for run in runs:
-        if held and (run[0] - held[-1][1] > gap or run[1] - held[0][0] > most):
-            yield held
-            held = []
-        held.append(run)
-    if held:
-        yield held
+        if group and (run[0] - group[-1][1] > gap or run[1] - group[0][0] > most):
+            yield group
+            group = []
+        group.append(run)
+    if group:
+        yield group
 
 
 def _from_torch(tensor: torch.Tensor) -> Tensor:

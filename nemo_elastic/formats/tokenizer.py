@@ -222,8 +222,13 @@ class ChatTemplate:
         return plain, spans
 
     def _names(self, messages: Sequence[Message], add_generation_prompt: bool) -> dict[str, Any]:
-        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
-        return own | self._special
+        variables = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+        }
+        return variables | self._special
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

@@ -95,9 +95,9 @@ def check_version(data: Any, version: int, field: str = "version") -> None:
         raise ElasticError(f"{shown(data)} is not allowed; a mapping")
     if field not in data:
         raise ElasticError("missing", field)
-    own = data[field]
-    if isinstance(own, bool) or own != version:
-        raise bad(field, own, f"this nemo-elastic reads version {version}")
+    found = data[field]
+    if isinstance(found, bool) or found != version:
+        raise bad(field, found, f"this nemo-elastic reads version {version}")
 
 
 def read(cls: type[_T], data: Any, field: str) -> _T:
@@ -145,10 +145,10 @@ def fitting(
     """Convert and validate a value; the error line says what is allowed."""
 
     def read(given: Any, field: str) -> Any:
-        own = keep(given)
-        if not fits(own):
+        value = keep(given)
+        if not fits(value):
             raise bad(field, given, allowed)
-        return own
+        return value
 
     return Value(read, lambda: schema)
 
@@ -189,13 +189,13 @@ def _number(whole: bool, rule: Between) -> Value:
         allowed = f"at most {high}" if low is None else f"at least {low}" if high is None else f"from {low} to {high}"
 
     def read(given: Any, field: str) -> Any:
-        own = plain(given)
-        right = isinstance(own, int if whole else (int, float)) and not isinstance(own, bool)
-        if right and high is None and most < own < math.inf:
+        value = plain(given)
+        right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if right and high is None and most < value < math.inf:
             raise bad(field, given, "a number of 64 bits")
-        if not right or not least <= own <= most:
+        if not right or not least <= value <= most:
             raise bad(field, given, rule.said or allowed)
-        return own
+        return value
 
     bounds = {name: bound for name, bound in (("minimum", low), ("maximum", high)) if bound is not None}
     return Value(read, lambda: {"type": "integer" if whole else "number"} | bounds)

@@ -124,14 +124,14 @@ def filled_dir(out: Name, kind: Output, force: bool = False) -> Iterator[Path]:
         force: Replace an existing `out`, see `atomic_dir`.
     """
     path = absolute(out)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with explained(path):
             clear_leftovers(path)
             empty = is_empty(path)
             if not empty:
                 check_output(path, force, kind=kind)
-            held.enter_context(folders_above(path))
-            tmp = held.enter_context(temporary(path))
+            stack.enter_context(folders_above(path))
+            tmp = stack.enter_context(temporary(path))
             if not empty:
                 tmp.mkdir()
             sign(path if empty else tmp, kind, whole=False)

@@ -38,10 +38,10 @@ def number(name: str, value: Any, low: float, high: float, allowed: str) -> floa
 
 def integer(name: str, value: Any, low: int, allowed: str, high: int = MOST) -> int:
     """A whole number in [low, high] as `int`; numpy integers are converted, as JSON cannot write them; no booleans."""
-    own = plain(value)
-    if isinstance(own, bool) or not isinstance(own, int) or not low <= own <= high:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
         raise bad(name, value, allowed)
-    return own
+    return number
 
 
 def plain(value: Any) -> Any:
@@ -53,8 +53,8 @@ def keep_plain(record: Any) -> None:
     """Convert a frozen dataclass's numpy integers to `int`; for its `__post_init__`."""
     for f in fields(record):
         value = getattr(record, f.name)
-        if (own := plain(value)) is not value:
-            object.__setattr__(record, f.name, own)
+        if (converted := plain(value)) is not value:
+            object.__setattr__(record, f.name, converted)
 
 
 def parse_float(text: str) -> float | str:

@@ -133,10 +133,10 @@ def mamba(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool =
             scan += HALF * local.convolved * t + SINGLE * parent.mamba_heads
     else:
         scan = _torch_scan(parent, projection)
-    own = scan + HALF * inner
+    local_bytes = scan + HALF * inner
     if gated:
-        own += HALF * (projection + 2 * inner)
-    return norm(parent, shards, gated, kernels) + own / shards.tensor + _output_gates(parent, shards, gated)
+        local_bytes += HALF * (projection + 2 * inner)
+    return norm(parent, shards, gated, kernels) + local_bytes / shards.tensor + _output_gates(parent, shards, gated)
 
 
 def _torch_scan(parent: Parent, projection: int) -> float:
@@ -194,8 +194,8 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     if gated:
         routed += 2 * SINGLE * top_k + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
-    own = routed / shards.stream + shared / shards.tensor
-    return norm(parent, shards, gated, kernels) + own + _output_gates(parent, shards, gated)
+    local_bytes = routed / shards.stream + shared / shards.tensor
+    return norm(parent, shards, gated, kernels) + local_bytes + _output_gates(parent, shards, gated)
 
 
 def routed_gradients(parent: Parent, kind: str, shards: Sharding) -> float:

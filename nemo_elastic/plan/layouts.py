@@ -191,11 +191,11 @@ def why_not_context(parent: Parent, axes: Mapping[str, AxisConfig], tensor: int,
         assert heads.blocks is not None
         whole = parent.size(heads.blocks)
         for blocks in _choices(parent, axes, heads.blocks):
-            own = blocks // tensor
-            if own % context == 0:
+            per_rank = blocks // tensor
+            if per_rank % context == 0:
                 continue
-            if not kind.cp_splits_groups or context % own:
-                return f"CP {context} does not divide {own} {heads.block_words} of a rank"
+            if not kind.cp_splits_groups or context % per_rank:
+                return f"CP {context} does not divide {per_rank} {heads.block_words} of a rank"
             for choice in _choices(parent, axes, heads.name):
                 count = choice * blocks // whole // tensor
                 if count % context:
@@ -236,8 +236,8 @@ def layouts(parent: Parent, config: ElasticConfig, run: RunShape) -> list[Layout
             if dealt and shards.tensor > 1 and not sequence:
                 continue
             for recompute in (False, True):
-                own = replace(candidate, shards=replace(shards, sequence=sequence), recompute=recompute)
-                out.append(_layout(own, family, shards.expert if dealt else None))
+                varied = replace(candidate, shards=replace(shards, sequence=sequence), recompute=recompute)
+                out.append(_layout(varied, family, shards.expert if dealt else None))
     if not out:
         raise ElasticError(f"no layout is possible on {run.gpus} GPUs: {'; '.join(dict.fromkeys(reasons))}")
     return sorted(out, key=lambda layout: (layout.seconds, layout.memory.total))

@@ -60,18 +60,18 @@ def _local(
     """(row, index of its layer or None, elements on one rank) of every row of a stage."""
     size = parent.num_layers // max(1, len(parent.types) // len(stage.kinds))
     start, out = stage.index * size, []
-    for row, own in rows(parent, parent.full):
-        if own is None:
+    for row, at in rows(parent, parent.full):
+        if at is None:
             if not (stage.first if row.name == "embedding" else stage.last):
                 continue
-        elif not start <= own.index < start + len(stage.kinds):
+        elif not start <= at.index < start + len(stage.kinds):
             continue
-        count = prod(shape(parent, row, parent.full, own))
+        count = prod(shape(parent, row, parent.full, at))
         if row.each is not None:  # experts are distributed whole
             local = count * parent.size(row.each) / expert
         else:
             local = count / (tensor if row.parallel is not None else 1)
-        out.append((row, None if own is None else own.index, local))
+        out.append((row, None if at is None else at.index, local))
     if parent.tied and stage.last and not stage.first:  # the last stage has its own copy of a tied embedding
         out.append((by_name("embedding"), None, parent.vocab * parent.hidden / tensor))
     return tuple(out)
@@ -120,9 +120,9 @@ def loss(parent: Parent, distill: DistillConfig, tokens: int, shards: Sharding) 
     ways = [distill.of(way) for way in {has_teacher, distill.teacher == "frozen"}]
     copies = 1 + max(sum(TERMS[name].copies for name in way) for way in ways)
     logits = (1 + has_teacher) * HALF * chunk * vocabulary + copies * SINGLE * min(LOGITS, chunk * vocabulary)
-    head, own = vocabulary * parent.hidden, tokens * stream(parent, shards)
+    head, hidden_states = vocabulary * parent.hidden, tokens * stream(parent, shards)
     gathered = (1 + has_teacher) * HALF * chunk * parent.hidden if shards.sequence else 0.0
-    return (1 + has_teacher) * own + SINGLE * head + max(logits + gathered, HALF * head + own)
+    return (1 + has_teacher) * hidden_states + SINGLE * head + max(logits + gathered, HALF * head + hidden_states)
 
 
 def stage_input_bytes(
@@ -160,11 +160,11 @@ def transient(
         pieces[row.layer] = max(pieces.get(row.layer, 0.0), HALF * n)
     fullest = pieces.get(None, 0.0)
     for kind in set(stage.kinds):
-        own = layer(parent, kind, shards, gated, kernels)
+        activations = layer(parent, kind, shards, gated, kernels)
         extra = EXTRA.get(kind, 1.0) if kernels or kind != MAMBA else _SCAN[recompute]
         routed = routed_gradients(parent, kind, shards)
-        moment = max(tokens * extra * own, tokens * routed + pieces[kind])
-        fullest = max(fullest, moment + recompute * tokens * own)
+        moment = max(tokens * extra * activations, tokens * routed + pieces[kind])
+        fullest = max(fullest, moment + recompute * tokens * activations)
     gathered = 2 * HALF * parent.hidden if shards.sequence else 0
     if shards.context > 1:
         gathered += 2 * HALF * widths(parent).projection / shards.tensor

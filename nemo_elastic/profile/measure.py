@@ -117,11 +117,11 @@ def model_of(parent: Parent, cell: Cell, number: int, widths: Widths) -> tuple[P
     names = others * number if cell.kind == OUTSIDE else [*others, *[cell.kind] * number]
     vocabulary = parent.vocab if cell.kind == OUTSIDE else min(parent.vocab, VOCABULARY)
     pattern = "".join(parent.kind(name).symbol for name in names)
-    own = replace(parent, pattern=pattern, sizes=dict(parent.sizes) | {"vocab": vocabulary})
+    shape = replace(parent, pattern=pattern, sizes=dict(parent.sizes) | {"vocab": vocabulary})
     choices = {name: {axis: least for axis, (least, *_) in axes.items()} for name, axes in widths.items()}
     choices[cell.kind] = dict(cell.widths)
-    layers = tuple(_layer(own, i, name, choices[name]) for i, name in enumerate(names))
-    return own, Subnet(cell.widths[HIDDEN], layers).validate(own)
+    layers = tuple(_layer(shape, i, name, choices[name]) for i, name in enumerate(names))
+    return shape, Subnet(cell.widths[HIDDEN], layers).validate(shape)
 
 
 def _layer(parent: Parent, index: int, kind: str, choices: Mapping[str, int]) -> Layer:
@@ -289,7 +289,7 @@ def measure(
     left = [cell for cell in every if None in (grids[cell.kind][phase][cell.place] for phase in PHASES)]
     for done, cell in enumerate(left, len(every) - len(left)):
         progress(done, len(every), f"{engine.name}: {cell}")
-        outside, own = cell.kind == OUTSIDE, grids[cell.kind]
+        outside, grid = cell.kind == OUTSIDE, grids[cell.kind]
         number = layers_for(parent, cell, widths, engine.work.dtype)
         with ExitStack() as loaded:
             models = []
@@ -300,8 +300,8 @@ def measure(
             taken = difference(models[0], models[1], engine.work, stop, rest=outside)
         bound = max(taken.bounds[p] / taken.first[p] if taken.first[p] > 0 else inf for p in PHASES)
         for phase, seconds in taken.seconds.items():
-            own[phase][cell.place] = seconds / (1 if outside else number)
-        own["bounds"][cell.place] = bound if isfinite(bound) else None
+            grid[phase][cell.place] = seconds / (1 if outside else number)
+        grid["bounds"][cell.place] = bound if isfinite(bound) else None
         save(file, table)
         progress(done + 1, len(every), f"{engine.name}: {cell}")
     return LatencyTable.read(str(file), table)

@@ -46,7 +46,7 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
         flops = flops_per_token(parent, member, length)
         flops -= 0 if outside else flops_per_token(parent, bare, length)
         done = work.batch * (1 if outside else tokens) * flops  # the head is for the last token alone
-        read = DTYPE_BYTES[work.dtype] * _read(parent, cell, member, bare, work.batch * tokens)
+        read = DTYPE_BYTES[work.dtype] * _weights_read(parent, cell, member, bare, work.batch * tokens)
         if phase == DECODE and not outside:
             cache = cache_elements(parent, member, work.batch, middle)
             read += DTYPE_BYTES["bf16"] * (cache["kv"] + cache["conv"]) + 2 * DTYPE_BYTES["fp32"] * cache["ssm"]
@@ -54,7 +54,7 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
     return out
 
 
-def _read(parent: Parent, cell: Cell, member: Subnet, bare: Subnet, tokens: int) -> float:
+def _weights_read(parent: Parent, cell: Cell, member: Subnet, bare: Subnet, tokens: int) -> float:
     """Weights that a step reads: the embedding rows of the tokens, and the experts that tokens are routed to."""
     if cell.kind == OUTSIDE:
         return parent.vocab * member.hidden

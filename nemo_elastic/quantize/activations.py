@@ -51,8 +51,8 @@ class _WatchedLayers(Sequence[LayerWeights]):
         return len(self._layers)
 
     def __getitem__(self, i: int) -> LayerWeights:  # pyright: ignore[reportIncompatibleMethodOverride]
-        own = self._layers[i]
-        return _Watched(own.layer, own.tensors, own.orders, self._ranges)
+        weights = self._layers[i]
+        return _Watched(weights.layer, weights.tensors, weights.orders, self._ranges)
 
     def __iter__(self) -> Iterator[LayerWeights]:
         return (self[i] for i in range(len(self)))

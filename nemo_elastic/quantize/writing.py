@@ -128,9 +128,9 @@ def quantized_weights(source: Checkpoint, scheme: Scheme) -> dict[str, tuple[str
     if not out:
         raise ElasticError(f"{source.folder}: no weight is left to be quantised")
     for name, member in (source.members | source.extras).items() if scheme.block else ():
-        for own, (_, columns) in _cut(source, member, out).items():
+        for weight, (_, columns) in _cut(source, member, out).items():
             if columns.kept_size % scheme.block:
-                row, count = out[own][0], columns.kept_size
+                row, count = out[weight][0], columns.kept_size
                 what = f"{name} keeps {count} columns of {row}, no blocks of {scheme.block}"
                 raise ElasticError(f"{source.folder}: {what}: use --to fp8")
     return out
@@ -138,7 +138,7 @@ def quantized_weights(source: Checkpoint, scheme: Scheme) -> dict[str, tuple[str
 
 def _cut(source: Checkpoint, member: Subnet, weights: Collection[str]) -> dict[str, tuple[Selection, ...]]:
     """What a member keeps of each of some weights."""
-    return {own: kept for own, kept in kept_parts(source, member).values() if own in weights}
+    return {name: kept for name, kept in kept_parts(source, member).values() if name in weights}
 
 
 def torn_members(source: Checkpoint, scheme: Scheme, weights: Collection[str]) -> dict[str, list[str]]:
@@ -148,9 +148,8 @@ def torn_members(source: Checkpoint, scheme: Scheme, weights: Collection[str]) -
     out: dict[str, list[str]] = {}
     rows = {t.hf: t.row.name for t in layout.tensors(source.parent, source.subnet)}
     for name, member in source.members.items():
-        torn = {
-            rows[own] for own, kept in _cut(source, member, weights).items() if kept[1].in_blocks(scheme.block) is None
-        }
+        selections = _cut(source, member, weights).items()
+        torn = {rows[weight] for weight, kept in selections if kept[1].in_blocks(scheme.block) is None}
         if torn:
             out[name] = sorted(torn)
     return out

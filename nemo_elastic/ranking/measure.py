@@ -106,7 +106,7 @@ class _Measuring:
                 self._start(rows)
             for part in self._parts(rows):
                 waiting.append(part)
-                if sum(own.ids_bl.numel() for own, _ in waiting) >= self.together:
+                if sum(part_rows.ids_bl.numel() for part_rows, _ in waiting) >= self.together:
                     self._widths(waiting, progress)
                     waiting = []
         if waiting:
@@ -148,7 +148,7 @@ class _Measuring:
 
     def _widths(self, parts: Sequence[tuple[Rows, bool]], progress: Progress | None) -> None:
         """Some parts of batches through the model, together."""
-        rows, layers = [own for own, _ in parts], self.parent.num_layers
+        rows, layers = [part for part, _ in parts], self.parent.num_layers
         before, sequences = self.told, sum(map(len, rows))
 
         def done(number: int) -> None:
@@ -158,9 +158,9 @@ class _Measuring:
             self.told = told
 
         normed = through_together(self.model, range(layers), rows, self.statistics, done)
-        for (own, for_depth), each in zip(parts, normed, strict=True):
+        for (part, for_depth), each in zip(parts, normed, strict=True):
             if for_depth and self.depth is not None:
-                self.depth.add(own, each)
+                self.depth.add(part, each)
 
     def scores(self) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Of all widths, over all ranks; and the basis of the residual stream, where one is asked for."""

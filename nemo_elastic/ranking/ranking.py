@@ -92,15 +92,15 @@ class RankOptions:
         Raises:
             ElasticError: The block's axes do not fit the parent.
         """
-        own, axes = config.importance, config.resolve_axes(parent)
-        rotates = own.hidden == "basis" and not parent.tied and len(axes[HIDDEN].choices) > 1
+        importance, axes = config.importance, config.resolve_axes(parent)
+        rotates = importance.hidden == "basis" and not parent.tied and len(axes[HIDDEN].choices) > 1
         return cls(
             hidden="basis" if rotates else "magnitude",
-            ffn=own.ffn,
-            aggregation=own.aggregation,
-            experts=own.experts,
-            depth=own.depth,
-            depth_samples=min(own.depth_samples, own.samples),
+            ffn=importance.ffn,
+            aggregation=importance.aggregation,
+            experts=importance.experts,
+            depth=importance.depth,
+            depth_samples=min(importance.depth_samples, importance.samples),
             depth_exact=max(1, parent.num_layers - axes[DEPTH].choices[-1]),
             # a head is worth what its channels are worth that every member keeps
             head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
@@ -355,8 +355,8 @@ def orders_in_place(parent: Parent) -> tuple[dict[str, np.ndarray], dict[str, np
 
 def _order_in_place(parent: Parent, axis: str) -> np.ndarray:
     """The order that `BlockedPrefix.order_to_layout` leaves where it is."""
-    own = parent.axis(axis)
-    return np.arange(own.size).reshape(own.blocks, -1).T.reshape(-1)
+    prefix = parent.axis(axis)
+    return np.arange(prefix.size).reshape(prefix.blocks, -1).T.reshape(-1)
 
 
 def check_orders(parent: Parent, orders: Mapping[str, np.ndarray]) -> None:

@@ -104,22 +104,22 @@ def through_together(
     `done` is called after every layer with how many are done.
     """
     models, streams = [], []
-    for own in rows:
-        as_read, stream = entered(model, own)
+    for each in rows:
+        as_read, stream = entered(model, each)
         models.append(as_read)
         streams.append(stream)
 
-    def weighed(own: Rows) -> Statistics | None:
+    def weighed(each: Rows) -> Statistics | None:
         if probe is not None:
-            probe.weigh(own.counts_bl)
+            probe.weigh(each.counts_bl)
         return probe
 
     for number, index in enumerate(layers, 1):
-        for at, own in enumerate(rows):
-            streams[at] = models[at].layer(index, streams[at], weighed(own))
+        for at, each in enumerate(rows):
+            streams[at] = models[at].layer(index, streams[at], weighed(each))
         if done is not None:
             done(number)
-    return [models[at].norm(streams[at], weighed(own)) for at, own in enumerate(rows)]
+    return [models[at].norm(streams[at], weighed(each)) for at, each in enumerate(rows)]
 
 
 class Statistics:
@@ -287,9 +287,11 @@ class Statistics:
             # Added over norms after the root, as each norm measures the same channels separately.
             out["hidden"] = np.sum([done[f"hidden.{i}"] for i in (*range(self.parent.num_layers), -1)], axis=0)
         for i, kind in enumerate(map(self.parent.kind, self.parent.types)):
-            own = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
-            own |= {t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.use_counts.values()}
-            out |= {f"{axis}.{i}": scores for axis, scores in own.items()}
+            scored = axis_scores(kind, done[f"{self._site(kind)}.{i}"], self.options.head_channels)
+            scored |= {
+                t[-1]: done[f"{s}.{i}"] for s, t in kind.more_sites.items() if s not in kind.use_counts.values()
+            }
+            out |= {f"{axis}.{i}": scores for axis, scores in scored.items()}
         if self.options.depth == "cosine":
             out["depth"] = np.concatenate([done[f"cosine.{i}"] for i in range(self.parent.num_layers)])
         return out

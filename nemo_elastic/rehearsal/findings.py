@@ -176,7 +176,7 @@ def resumed(place: Place) -> Finding:
     """Stage 1 was killed and went on from its newest whole checkpoint, with all that was in it, to its end."""
     killed, again = place.facts(1, 0), place.facts(1, 1)
     there = place.start(1, 1)
-    other = differing(Stored(there / START).held(), Stored(there / FROM).held())
+    other = differing(Stored(there / START).read_all(), Stored(there / FROM).read_all())
     figures = {"killed_after": killed["reached"], "went_on_from": again["step"], "reached": again["reached"]}
     whole = killed["killed"] and 0 < again["step"] < killed["reached"] + 1
     ended = again["reached"] == place.curriculum.stage1.max_steps
@@ -189,8 +189,8 @@ def optimizer_loaded(place: Place) -> Finding:
     begun, other, left = {}, [], 0
     for number in range(place.last, 1, -1):
         if not other:
-            begun, left = Stored(place.start(number, 0) / START).held(), number - 1
-            other = differing(begun, Stored(place.end(left)).held())
+            begun, left = Stored(place.start(number, 0) / START).read_all(), number - 1
+            other = differing(begun, Stored(place.end(left)).read_all())
     moments = {name: value for name, value in begun.items() if of_optimizer(name)}
     empty = sorted(name for name, value in moments.items() if "exp_avg" in name and not value.any())
     figures = {"tensors": len(begun), "of_the_optimizer": len(moments), "all_zero": len(empty)}

@@ -216,8 +216,8 @@ def load_run(path: Path | str) -> Run:
         run.family = Family.load(path / "family")
     model = next((m for job in reversed(PHASES) if (m := model_in(path / job)) is not None), None)
     if model is not None:
-        own = model / "config.json"
-        run.serving = served_as(read_json(own) if own.exists() else read_shapes(model).config)
+        config_path = model / "config.json"
+        run.serving = served_as(read_json(config_path) if config_path.exists() else read_shapes(model).config)
     if (metrics := path / "metrics.json").exists():
         with inside(metrics):
             content = read_json(metrics)

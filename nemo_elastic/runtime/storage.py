@@ -147,8 +147,8 @@ class Storage:
         `made` are places that layers of the member share.
         """
         index = None if layer is None else layer.index
-        own = original(self.parent, row, number, self.held, member, index)
-        name = named(row.hf, None if index is None else self._position[index], own)
+        first = original(self.parent, row, number, self.held, member, index)
+        name = named(row.hf, None if index is None else self._position[index], first)
         t, places = self.tensors[name], []
         for dim in range(t.dim()):
             part = selection(self.parent, row, dim, self.held, member, index)
@@ -201,13 +201,13 @@ class CutLayers(Sequence[LayerWeights]):
                 yield from (t for t in (at.rows, at.columns) if t is not None)
 
     def _cut(self, layer: Layer) -> LayerWeights:
-        own = {
+        taken = {
             key: self._storage.cut(self._member, row, layer, number, self._made)
             for row in self._storage.parent.kind(layer.type).rows
             for key, number in keys(row, layer)
         }
-        tensors = {name: t for name, (t, _) in own.items()}
-        places = {name: at for name, (_, at) in own.items() if at is not None}
+        tensors = {name: t for name, (t, _) in taken.items()}
+        places = {name: at for name, (_, at) in taken.items() if at is not None}
         if FFN in layer.widths and len(tensors["up"]) == layer.widths[FFN]:
             places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
         return LayerWeights(layer, tensors, places)

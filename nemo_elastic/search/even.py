@@ -49,8 +49,8 @@ def uniform(space: Space, budget: Budget, upper: Subnet | None = None) -> Subnet
         score = np.round(shares.max(axis=1) - shares.min(axis=1) + missed, 9)
         score[(costs > price.target).any(axis=1)] = np.inf
         for at in np.lexsort((-costs.sum(axis=1), score))[:1]:
-            if (own := (score[at], -costs[at].sum())) < key:
-                best, key = space.decode(codes[at]), own
+            if (candidate := (score[at], -costs[at].sum())) < key:
+                best, key = space.decode(codes[at]), candidate
     return best
 
 

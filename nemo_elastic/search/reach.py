@@ -22,8 +22,8 @@ def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> 
         config.targets(parent)
         for budget in config.budgets:
             for limit in budget.limits:
-                own = Budget(budget.name, **{limit.field: limit.value})
-                Space(parent, axes, _heaviest_first(parent, axes, limit)).check_budgets([own])
+                single = Budget(budget.name, **{limit.field: limit.value})
+                Space(parent, axes, _heaviest_first(parent, axes, limit)).check_budgets([single])
     return parent
 
 

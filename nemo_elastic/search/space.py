@@ -77,9 +77,9 @@ class Space:
         self.per_layer: dict[str, bool] = {}
         for axis in self.axes:
             full = parent.num_layers if axis == DEPTH else parent.axis(axis).size
-            own = axes.get(axis)
-            self.choices[axis] = tuple(own.choices) if own is not None else (full,)
-            self.per_layer[axis] = own is not None and own.per_layer
+            config = axes.get(axis)
+            self.choices[axis] = tuple(config.choices) if config is not None else (full,)
+            self.per_layer[axis] = config is not None and config.per_layer
             if self.choices[axis][0] != full:
                 raise bad(f"axes.{axis}", list(self.choices[axis]), f"a first choice of the parent's {full}")
         self.drop_order = tuple(int(j) for j in drop_order)
@@ -308,7 +308,7 @@ class LimitPrice:
             alike.setdefault((layer.type, cost), []).append(i)
         out: dict[str, np.ndarray] = {}
         for (kind, _), layers in alike.items():
-            others = sum(own.rstrip("0123456789") == kind for own in out)
+            others = sum(name.rstrip("0123456789") == kind for name in out)
             out[f"{kind}{others or ''}"] = np.array(layers)
         return out
 
@@ -334,7 +334,7 @@ class LimitPrice:
         total = self.base[h[:, 0]]
         for name, table in self.tables.items():
             widths = [chosen(axis) for axis in self.space.parent.kind(self.kind(name)).widths]
-            each = table[(h, *(own if own.shape[1] == 1 else own[:, self.rows[name]] for own in widths))]
+            each = table[(h, *(column if column.shape[1] == 1 else column[:, self.rows[name]] for column in widths))]
             kept_n = kept[:, self.layers[name]]
             # One width for all layers: their number is all that matters.
             total = total + (each[:, 0] * kept_n.sum(axis=1) if each.shape[1] == 1 else (each * kept_n).sum(axis=1))

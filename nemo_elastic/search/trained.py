@@ -31,9 +31,9 @@ def trained_space(family: Family, start: Subnet) -> Space:
     axes: dict[str, AxisConfig] = {}
     for name, axis in family.axes.items():
         used = {len(start.layers)} if name == DEPTH else set(choices_of(family.parent, start, name))
-        own = axis.per_layer or (name not in (HIDDEN, DEPTH) and len(used) > 1)
+        per_layer = axis.per_layer or (name not in (HIDDEN, DEPTH) and len(used) > 1)
         choices = tuple(sorted({*axis.choices, *used}, reverse=True))
-        axes[name] = AxisConfig(choices, own, keep_attention=_attention(family) if name == DEPTH else None)
+        axes[name] = AxisConfig(choices, per_layer, keep_attention=_attention(family) if name == DEPTH else None)
     return Space(family.parent, axes, tuple(_drop_order(family)))
 
 

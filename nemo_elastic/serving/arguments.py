@@ -112,8 +112,8 @@ def _check_layers(folder: str | Path) -> None:
     """Check that a family has no layers of a kind, and no precision, that is not served."""
     shapes = read_shapes(folder)
     if (low := quantization_of(shapes.config, shapes.folder)) is not None:
-        own = low.scheme.precision
-        allowed = f"a family in full precision, to share weights; slice members in {own} and serve each"
+        scheme = low.scheme.precision
+        allowed = f"a family in full precision, to share weights; slice members in {scheme} and serve each"
     elif MOE in shapes.parent.types:
         allowed = "a family without experts; `nemo-elastic chat` runs one"
     elif shapes.parent.has(KV_STRIPES):

@@ -237,8 +237,8 @@ def read_calibration(folder: Path, members: Mapping[str, int]) -> Calibration | 
         check_version(content, VERSION)
         file = read(_File, content, "")
         calibration = _calibration(file)
-    own = dict(zip(calibration.members, calibration.parameters, strict=True))
-    if file.family != family_digest(folder) or own != dict(members):
+    ours = dict(zip(calibration.members, calibration.parameters, strict=True))
+    if file.family != family_digest(folder) or ours != dict(members):
         raise ElasticError("was made for another family, or before the last training; calibrate again", path)
     return calibration
 

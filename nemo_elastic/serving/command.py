@@ -68,11 +68,11 @@ class Server:
         """The arguments, with the interpreter; `cli` says whether `vllm serve` works: it asks for a package `vllm`."""
         folder = str(self.folder.absolute())
         start = ["vllm.entrypoints.cli.main", "serve", folder] if cli else [_SERVER, f"--model={folder}"]
-        own = [f"--host={self.host}", f"--port={self.port}"]
+        options = [f"--host={self.host}", f"--port={self.port}"]
         if self.settings != Settings():
-            own.append(f"--additional-config={json.dumps(self.settings.within(None))}")
+            options.append(f"--additional-config={json.dumps(self.settings.within(None))}")
         # last in vLLM's list, which makes it outermost; a family's plugin adds it itself
-        return [sys.executable, "-m", *start, *own, *self.flags, f"--middleware={GATE}"]
+        return [sys.executable, "-m", *start, *options, *self.flags, f"--middleware={GATE}"]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment of the server."""

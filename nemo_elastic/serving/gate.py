@@ -130,7 +130,7 @@ def _has_key(scope: Message) -> bool:
     allowed = [key for key in ([given] if isinstance(given, str) else given) if key]
     scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
     # all of them, hashed, in a time that says nothing of where, or in which, they differ
-    known = [compare_digest(sha256(key).digest(), sha256(own.encode()).digest()) for own in allowed]
+    known = [compare_digest(sha256(key).digest(), sha256(key_allowed.encode()).digest()) for key_allowed in allowed]
     return not allowed or (any(known) and scheme.lower() == b"bearer")
 
 

@@ -152,6 +152,6 @@ def family_names(folder: str | Path, cost: float | None = None, more: Sequence[s
         return None
     load_plugins()
     shapes = read_shapes(folder)
-    own, cost = (*more, Path(folder).resolve().name), COST if cost is None else cost
+    names, cost = (*more, Path(folder).resolve().name), COST if cost is None else cost
     calibration = read_calibration(shapes.folder, {n: parameters(shapes.parent, m) for n, m in shapes.members.items()})
-    return Names(tuple(shapes.members), own, (str(folder),), calibration, cost, tuple(shapes.extras))
+    return Names(tuple(shapes.members), names, (str(folder),), calibration, cost, tuple(shapes.extras))

@@ -30,13 +30,13 @@ _DONE = "_nemo_elastic"
 
 def check_version() -> list[str]:
     """Check that the vLLM that is installed here serves families; gives the distributions that it is installed as."""
-    found = {name: own for name in DISTRIBUTIONS if (own := _version(name)) is not None}
+    found = {name: found_version for name in DISTRIBUTIONS if (found_version := _version(name)) is not None}
     if not found:
         raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
-    for name, own in found.items():
-        if not own.startswith(SUPPORTED):
+    for name, found_version in found.items():
+        if not found_version.startswith(SUPPORTED):
             allowed = f"a family is served by {name}=={SUPPORTED}*; slice a member to serve it with another version"
-            raise bad("vLLM", own, allowed)
+            raise bad("vLLM", found_version, allowed)
     return list(found)
 
 

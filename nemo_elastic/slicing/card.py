@@ -155,8 +155,8 @@ def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -
             "**This shape is not a member of the family and was not trained. Evaluate the model before use.**"
         )
     if predicting:
-        own = f"layers that predict more than one token (MTP, {predicting:,} parameters)"
-        notes.append(f"The folder also has {own}, with which engines may draft. The counts below leave them out.")
+        layers = f"layers that predict more than one token (MTP, {predicting:,} parameters)"
+        notes.append(f"The folder also has {layers}, with which engines may draft. The counts below leave them out.")
     if left_out is not None:
         notes.append(f"Left out: {left_out}.")
     return "\n\n".join(notes)
@@ -164,8 +164,8 @@ def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -
 
 def _front_matter(lineage: Lineage, quantization: Quantization | None) -> str:
     library = "vllm" if quantization is not None and quantization.scheme.layout == MODELOPT else "transformers"
-    own = (f"library_name: {library}", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
-    return "\n".join((*own, *lineage.lines()))
+    lines = (f"library_name: {library}", "pipeline_tag: text-generation", "tags: [nemotron_h, nemo-elastic]")
+    return "\n".join((*lines, *lineage.lines()))
 
 
 def _table(parent: Parent, members: dict[str, Subnet], model: Checkpoint, limits: Mapping[str, str]) -> str:

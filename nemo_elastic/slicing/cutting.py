@@ -92,21 +92,21 @@ def cut(source: Checkpoint, target: Subnet, requantize: bool = False, rounding: 
     model: dict[str, Tensor] = {}
     mtp: dict[str, Tensor] = {}
     storage = {}
-    for own, (name, kept) in kept_parts(source, target).items():
-        tensors = mtp if is_mtp(own) else model
+    for name_in_target, (name, kept) in kept_parts(source, target).items():
+        tensors = mtp if is_mtp(name_in_target) else model
         if name not in source.storage:
-            tensors[own] = source.tensors[name].take(kept).scale(factors.get(own, 1))
+            tensors[name_in_target] = source.tensors[name].take(kept).scale(factors.get(name_in_target, 1))
             continue
-        storage[own] = stored = source.storage[name]
+        storage[name_in_target] = stored = source.storage[name]
         try:
             parts = _cut_low(source, name, kept, requantize, changed)
         except SplitBlockError as exc:
             raise ElasticError(
                 f"{source.folder}: {name} in {source.dtype_of(name)} cannot be cut as bytes: {exc}"
             ) from None
-        tensors |= {full: parts[part] for part, full in stored.parts(own).items()}
+        tensors |= {full: parts[part] for part, full in stored.parts(name_in_target).items()}
     cache = cache_of_member(source.tensors, source.subnet, target)
-    model |= {own: source.tensors[name] for own, name in cache.items()}
+    model |= {name_in_target: source.tensors[name] for name_in_target, name in cache.items()}
     if source.prediction is None and target == source.subnet:
         mtp = {name: source.tensors[name] for name in source.mtp}
     return replace(source, subnet=target, tensors={**model, **mtp}, storage=storage, family=None)

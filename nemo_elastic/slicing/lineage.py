@@ -95,8 +95,8 @@ def lineage_of(folder: Path | None, config: Mapping[str, Any] | None = None) -> 
     listed = card.get("base_model")
     base = tuple(model for model in (listed if isinstance(listed, list) else [listed])[:_MOST] if is_repo(model))
     if folder is None or not is_ours(folder):
-        own, path = None if folder is None else repo_of(folder), config.get("_name_or_path")
-        base = (own,) if own else base or ((path,) if is_repo(path) else ())
+        repo, path = None if folder is None else repo_of(folder), config.get("_name_or_path")
+        base = (repo,) if repo else base or ((path,) if is_repo(path) else ())
     return Lineage(**licence, base_model=base)
 
 

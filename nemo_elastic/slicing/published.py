@@ -68,10 +68,10 @@ def find_members(whole: Checkpoint, children: Mapping[str, Child]) -> tuple[Pare
     """
     parent, first = _with_axes(whole.parent, children), None
     for parts in _head_parts(parent, children):
-        own = parent if parts is None else replace(parent, **{SHARDS: parts})
-        opened = replace(whole, parent=own, subnet=own.full)
+        blocked = parent if parts is None else replace(parent, **{SHARDS: parts})
+        opened = replace(whole, parent=blocked, subnet=blocked.full)
         try:
-            return own, {name: _member(opened, child) for name, child in children.items()}
+            return blocked, {name: _member(opened, child) for name, child in children.items()}
         except _Differs as differs:
             first = first or differs
     assert first is not None
@@ -126,21 +126,25 @@ def member_of(whole: Checkpoint, child: Shapes) -> Subnet:
     Raises:
         ElasticError: It is larger or has another rigid size; nothing says which layers it keeps.
     """
-    parent, held = whole.parent, child.subnet
+    parent, subnet = whole.parent, child.subnet
     with inside(child.folder):
         _check_rigid(parent, child.parent)
-        widths = [_widths(parent, child.parent, layer) for layer in held.layers]
-        if held.hidden > parent.hidden:
-            raise bad("hidden", held.hidden, f"at most the parent's {parent.hidden}")
+        widths = [_widths(parent, child.parent, layer) for layer in subnet.layers]
+        if subnet.hidden > parent.hidden:
+            raise bad("hidden", subnet.hidden, f"at most the parent's {parent.hidden}")
         if child.parent.pattern == parent.pattern:
-            kept = held.kept
+            kept = subnet.kept
         elif isinstance(child, Checkpoint):
             kept = tuple(_kept_layers(whole, child, widths))
         else:
-            unsaid = "a config does not say which layers were kept; give a folder with weights, or a file with a shape"
-            raise bad(f"{CONFIG}: hybrid_override_pattern", held.pattern, f"the parent has {parent.pattern}: {unsaid}")
-        layers = zip(kept, held.layers, widths, strict=True)
-        return Subnet(held.hidden, tuple(Layer(i, x.type, own) for i, x, own in layers)).validate(parent)
+            unknown = (
+                "a config does not say which layers were kept; give a folder with weights, or a file with a shape"
+            )
+            allowed = f"the parent has {parent.pattern}: {unknown}"
+            raise bad(f"{CONFIG}: hybrid_override_pattern", subnet.pattern, allowed)
+        layers = zip(kept, subnet.layers, widths, strict=True)
+        kept_layers = tuple(Layer(i, layer.type, layer_widths) for i, layer, layer_widths in layers)
+        return Subnet(subnet.hidden, kept_layers).validate(parent)
 
 
 def _check_rigid(parent: Parent, child: Parent) -> None:
@@ -158,13 +162,13 @@ def _widths(parent: Parent, child: Parent, layer: Layer) -> dict[str, int]:
     """Widths of a child's layer on the parent's axes."""
     if layer.type not in parent.types:
         raise bad("hybrid_override_pattern", child.pattern, f"the parent has {parent.pattern}, without {layer.type}")
-    axes, own = parent.kind(layer.type).widths, {}
+    axes, widths = parent.kind(layer.type).widths, {}
     for axis in dict.fromkeys((*axes, *layer.widths)):
         width = layer.widths.get(axis, child.sizes.get(axis))
         if width is None or axis not in axes or width > parent.size(axis):
             raise bad(axis, width, f"at most the parent's {parent.sizes.get(axis)}")
-        own[axis] = width
-    return own
+        widths[axis] = width
+    return widths
 
 
 # ------------------------------------------------------------------ by weights
@@ -176,11 +180,11 @@ def _kept_layers(whole: Checkpoint, child: Checkpoint, widths: Sequence[Mapping[
     Where several have it, all of their tensors are compared.
     """
     first = 0
-    for at, (layer, own) in enumerate(zip(child.subnet.layers, widths, strict=True)):
+    for at, (layer, width) in enumerate(zip(child.subnet.layers, widths, strict=True)):
         same = [i for i in range(first, whole.parent.num_layers) if whole.parent.types[i] == layer.type]
-        same = [i for i in same if _same_norm(whole, child, at, Layer(i, layer.type, own))]
+        same = [i for i in same if _same_norm(whole, child, at, Layer(i, layer.type, width))]
         if len(same) > 1:
-            same = [i for i in same if _difference(whole, child, at, Layer(i, layer.type, own)) is None][:1]
+            same = [i for i in same if _difference(whole, child, at, Layer(i, layer.type, width)) is None][:1]
         if not same:
             after = f" after layer {first - 1}" if first else ""
             raise _Differs(f"layer {at}, {layer.type}, is the cut of no layer of {whole.folder}{after}")
@@ -202,9 +206,9 @@ def _same_norm(whole: Checkpoint, child: Checkpoint, at: int, layer: Layer) -> b
 def _difference(whole: Checkpoint, child: Checkpoint, at: int, layer: Layer) -> str | None:
     """The first tensor in which a child's layer `at` is not that layer cut from the parent; None where it is."""
     one = Subnet(child.subnet.hidden, (layer,)).validate(whole.parent)
-    alone, own = (layout.named(HF_LAYER, index) for index in (0, at))
+    alone, there = (layout.named(HF_LAYER, index) for index in (0, at))
     kept = cut(whole, one, requantize=True).tensors
-    kept = {own + name.removeprefix(alone): tensor for name, tensor in kept.items() if name.startswith(alone)}
+    kept = {there + name.removeprefix(alone): tensor for name, tensor in kept.items() if name.startswith(alone)}
     for name, tensor in sorted(kept.items(), key=lambda item: item[1].nbytes):
         if name not in child.tensors or not same_cut(name, child.tensors[name], tensor):
             return name

@@ -103,8 +103,8 @@ def untrained_loss(source: Checkpoint, sequences: Sequences, tokens: int) -> Cal
     @torch.no_grad()
     def loss(member: Subnet) -> float:
         model, total = _layers(source, member, sequences.device), 0.0
-        for rows, own, theirs in zip(batches, normed(model), taught, strict=True):
-            student, teacher = Head(own.flatten(0, 1), model.weights.head), Head(theirs.flatten(0, 1), head_vd)
+        for rows, hidden, theirs in zip(batches, normed(model), taught, strict=True):
+            student, teacher = Head(hidden.flatten(0, 1), model.weights.head), Head(theirs.flatten(0, 1), head_vd)
             weights_t = None if rows.counts_bl is None else rows.counts_bl.flatten()
             kl, _ = head_loss(student, teacher, weights_t=weights_t)
             total += float(kl)

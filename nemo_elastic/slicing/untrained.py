@@ -258,9 +258,9 @@ def join_family(
         ElasticError: No plain model, members that are not nested, see `published.find_members`.
     """
     source = open_source(parent_folder)
-    plain, held = from_hf_config(source.config, str(source.folder / CONFIG))
+    plain, subnet = from_hf_config(source.config, str(source.folder / CONFIG))
     path = source.folder / FILE
-    if held != plain.full or (source.folder / MEMBER_FILE).exists() or not (source.folder / CONFIG).is_file():
+    if subnet != plain.full or (source.folder / MEMBER_FILE).exists() or not (source.folder / CONFIG).is_file():
         raise ElasticError("is a member of a family, or in another format than Hugging Face's", source.folder)
     if source.family is not None and not _is_joined(path):
         raise ElasticError("is not a family of published members; init does not replace it", path)

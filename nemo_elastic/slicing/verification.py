@@ -129,17 +129,17 @@ def _differing_cut(source: Checkpoint, larger: Subnet, smaller: Subnet) -> str |
     """First tensor where cutting `smaller` from `larger` keeps other positions than cutting it from the parent, or
     None.
     """
-    parent, held = source.parent, source.subnet
+    parent, subnet = source.parent, source.subnet
     for t in layout.tensors(parent, smaller):
         index = t.index
         via = layout.original(parent, t.row, t.number, larger, smaller, index)
-        by_way = layout.original(parent, t.row, via, held, larger, index)
-        if by_way != layout.original(parent, t.row, t.number, held, smaller, index):
+        by_way = layout.original(parent, t.row, via, subnet, larger, index)
+        if by_way != layout.original(parent, t.row, t.number, subnet, smaller, index):
             return t.hf
         for dim in range(len(t.shape)):
-            first = layout.selection(parent, t.row, dim, held, larger, index).indices
+            first = layout.selection(parent, t.row, dim, subnet, larger, index).indices
             second = layout.selection(parent, t.row, dim, larger, smaller, index).indices
-            direct = layout.selection(parent, t.row, dim, held, smaller, index).indices
+            direct = layout.selection(parent, t.row, dim, subnet, smaller, index).indices
             if not np.array_equal(first[second], direct):
                 return t.hf
     return None

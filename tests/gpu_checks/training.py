@@ -154,7 +154,7 @@ def differences(saved: Path, loaded: Path) -> list[str]:
     """Names of tensors that two checkpoints do not have alike, to the byte: weights, router, members, optimizer."""
     from nemo_elastic.formats.megatron.stored import Stored, differing
 
-    return differing(Stored(saved).held(), Stored(loaded).held())
+    return differing(Stored(saved).read_all(), Stored(loaded).read_all())
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:
     """Average of the gradients, as the optimizer got them."""
-    return Stored(checkpoint(run)).held(AVERAGE)
+    return Stored(checkpoint(run)).read_all(AVERAGE)
 
 
 def digests(run: Path) -> dict[str, str]:
     """Hash of every tensor of a run's last checkpoint: weights, router, members, optimizer."""
     return {
         name: hashlib.sha256(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, value in Stored(checkpoint(run)).held().items()
+        for name, value in Stored(checkpoint(run)).read_all().items()
     }
 
 
@@ -160,7 +160,7 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
         losses_apart.append(abs(a["loss"] - b["loss"]) / max(b["loss"], LEAST))
-    held = [Stored(checkpoint(run)).held() for run in (actual, wanted)]
+    held = [Stored(checkpoint(run)).read_all() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
     most = 0 if ours.basis is None else BASIS
     weights = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())

@@ -50,13 +50,13 @@ def compared(start: Path, end: Path) -> dict[str, Any]:
     """What a run starts from against what another has ended with: every tensor, by its name and its bytes."""
     actual, wanted = digests(start), digests(end)
     stored = Stored(checkpoint(end))
-    moments = {name: value for name, value in stored.held("optimizer.state.").items() if "exp_avg" in name}
+    moments = {name: value for name, value in stored.read_all("optimizer.state.").items() if "exp_avg" in name}
     return {
         "other": sorted(name for name in actual.keys() | wanted.keys() if actual.get(name) != wanted.get(name)),
         "moments": len(moments),
         "of the router": sum("elastic.router" in name for name in moments),
         "zeros": sorted(name for name, value in moments.items() if not value.any()),
-        "kinds": sorted({str(value.dtype) for value in stored.held().values()}),
+        "kinds": sorted({str(value.dtype) for value in stored.read_all().values()}),
     }
 
 

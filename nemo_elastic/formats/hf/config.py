@@ -196,8 +196,8 @@ def prediction_of(config: Mapping[str, Any], where: str = "config.json") -> Pred
 
 def prediction_config(layers: Prediction, steps: Any) -> dict[str, Any]:
     """Settings of layers that predict more than one token, run for so many steps; undone by `prediction_of`."""
-    own = {_PREDICTION[0]: steps, "mtp_hybrid_override_pattern": layers.pattern}
-    return own | ({"mtp_use_repeated_layer": True} if layers.steps != steps else {})
+    fields = {_PREDICTION[0]: steps, "mtp_hybrid_override_pattern": layers.pattern}
+    return fields | ({"mtp_use_repeated_layer": True} if layers.steps != steps else {})
 
 
 def _layer_types(config: Mapping[str, Any], where: str) -> list[str]:
@@ -253,9 +253,9 @@ def _read_blocks(
     config: Mapping[str, Any], types: list[str], sizes: dict[str, Any], where: str
 ) -> list[dict[str, int]]:
     """Widths of each layer by axis."""
-    own = [{axis: sizes[axis] for axis in KINDS[t].widths if axis in sizes} for t in types]
+    widths = [{axis: sizes[axis] for axis in KINDS[t].widths if axis in sizes} for t in types]
     if config["model_type"] == PLAIN:
-        return own
+        return widths
     blocks = config.get("block_configs")
     if not isinstance(blocks, list) or len(blocks) != len(types):
         raise bad(f"{where}: block_configs", blocks, f"a list of {len(types)} entries, one per layer")
@@ -263,10 +263,10 @@ def _read_blocks(
         at = f"{where}: block_configs[{i}]"
         if not isinstance(block, Mapping) or block.get("block_type") not in kind.hf_types:
             raise bad(at, block, f"block_type {kind.hf_types[0]!r}, as the pattern says")
-        axes = {kind.hf[axis][0]: axis for axis in kind.widths if axis in own[i]}
+        axes = {kind.hf[axis][0]: axis for axis in kind.widths if axis in widths[i]}
         for key, value in block.items():
             if key in axes:
-                own[i][axes[key]] = positive(f"{at}.{key}", value)
+                widths[i][axes[key]] = positive(f"{at}.{key}", value)
             elif key != "block_type":
                 raise bad(f"{at}.{key}", value, f"only {', '.join(axes)} may differ per layer")
-    return own
+    return widths

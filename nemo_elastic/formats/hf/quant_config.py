@@ -91,10 +91,10 @@ def described(model: Checkpoint) -> tuple[dict[str, Any], dict[str, Any] | None]
     stay += sorted(_module(t.hf) for t in layout.tensors(parent, member) if t.row.name in gates)
     scaled = {name.rpartition(".")[0] for name in mtp if name.endswith(".weight_scale")}
     stay += sorted({_module(name) for name in mtp if name.endswith("." + WEIGHT)} - scaled)
-    own = {_module(name): kind for name, kind in weights.items()}
-    kinds = list(dict.fromkeys(own.values()))
+    modules = {_module(name): kind for name, kind in weights.items()}
+    kinds = list(dict.fromkeys(modules.values()))
     if kinds[0].scheme.layout == MODELOPT:
-        return _to_modelopt(own, kinds, stay, cache)
+        return _to_modelopt(modules, kinds, stay, cache)
     return _to_compressed(kinds[0], stay, cache), None
 
 
@@ -115,12 +115,12 @@ def _to_modelopt(
         return {"quant_algo": way.algorithm} | {k: n for k, n in way.weights.items() if k == "group_size"}
 
     way = _way(kinds[0])
-    own = named(way)
+    scheme = named(way)
     if len(kinds) > 1:
-        own = {"quant_algo": MIXED, "quantized_layers": {name: named(_way(kind)) for name, kind in modules.items()}}
+        scheme = {"quant_algo": MIXED, "quantized_layers": {name: named(_way(kind)) for name, kind in modules.items()}}
     kept = "FP8" if cache else None
-    file = {"producer": OURS, "quantization": own | {"kv_cache_quant_algo": kept, "exclude_modules": stay}}
-    config = own | {"ignore": stay, "producer": OURS, "quant_method": MODELOPT}
+    file = {"producer": OURS, "quantization": scheme | {"kv_cache_quant_algo": kept, "exclude_modules": stay}}
+    config = scheme | {"ignore": stay, "producer": OURS, "quant_method": MODELOPT}
     if cache:
         config["kv_cache_scheme"] = {"dynamic": False, "num_bits": 8, "type": "float"}
     if len(kinds) == 1:
@@ -214,7 +214,7 @@ def _of_modelopt(section: Mapping[str, Any], where: str) -> list[Quantization]:
     layers = _mapping(at, section.get("quantized_layers"), " of modules")
     if not layers:
         raise bad(at, {}, "at least one module")
-    read = (_algorithm(_mapping(f"{at}.{name}", own), f"{at}.{name}") for name, own in layers.items())
+    read = (_algorithm(_mapping(f"{at}.{name}", entry), f"{at}.{name}") for name, entry in layers.items())
     return [stored for stored, _ in Counter(read).most_common()]
 
 

@@ -77,10 +77,12 @@ def _prediction(shapes: Shapes, tensors: Mapping[str, Tensor]) -> Prediction | N
     others = shapes.config.get("model_type") == PUZZLE and not ours
     if others or not any(map(is_mtp, tensors)):
         return None
-    own = prediction_of(shapes.config, str(shapes.folder / "config.json"))
-    if own is not None and not any(name.startswith(f"{PREFIX}layers.{len(own.pattern)}.") for name in tensors):
-        own = replace(own, steps=1)
-    return own
+    prediction = prediction_of(shapes.config, str(shapes.folder / "config.json"))
+    if prediction is not None and not any(
+        name.startswith(f"{PREFIX}layers.{len(prediction.pattern)}.") for name in tensors
+    ):
+        prediction = replace(prediction, steps=1)
+    return prediction
 
 
 def read_shapes(folder: Path) -> Shapes:
@@ -88,21 +90,21 @@ def read_shapes(folder: Path) -> Shapes:
     path = folder / "config.json"
     config = _read_config(path)
     quantization_of(config, folder)
-    parent, held = from_hf_config(config, str(path))
+    parent, subnet = from_hf_config(config, str(path))
     family = None
     if (folder / FAMILY_FILE).exists():
         family = Family.load(folder)
-        wanted, wanted_held, source = family.parent, family.parent.full, FAMILY_FILE
+        wanted, wanted_subnet, source = family.parent, family.parent.full, FAMILY_FILE
         origin = Origin.of(family)
     elif (folder / MEMBER_FILE).exists():
-        wanted, wanted_held, origin = _read_member_file(folder / MEMBER_FILE)
+        wanted, wanted_subnet, origin = _read_member_file(folder / MEMBER_FILE)
         source = MEMBER_FILE
     else:
-        return Shapes(folder, parent, held, config, None, Origin(), companions=folder)
+        return Shapes(folder, parent, subnet, config, None, Origin(), companions=folder)
     # Both files describe the model differently: convert one to the other's form to compare them.
-    if from_hf_config(to_hf_config(wanted, wanted_held)) != (parent, held):
+    if from_hf_config(to_hf_config(wanted, wanted_subnet)) != (parent, subnet):
         raise ElasticError(f"{folder}: config.json and {source} describe different models")
-    return Shapes(folder, wanted, wanted_held, config, family, origin, companions=folder)
+    return Shapes(folder, wanted, wanted_subnet, config, family, origin, companions=folder)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -197,10 +199,10 @@ def open_tensors(folder: str | Path) -> dict[str, Tensor]:
         raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        own = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
-        if own in out:
-            raise ElasticError(f"{folder}: tensor {own!r} appears twice, with and without the prefix backbone")
-        out[own] = tensor
+        ours = "backbone." + name.removeprefix("model.") if name.startswith("model.") else name
+        if ours in out:
+            raise ElasticError(f"{folder}: tensor {ours!r} appears twice, with and without the prefix backbone")
+        out[ours] = tensor
     return out
 
 

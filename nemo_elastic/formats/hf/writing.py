@@ -173,7 +173,7 @@ def _plan(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> Iter
     names = [SINGLE]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-        weight_map = {own: name for name, shard in zip(names, shards, strict=True) for own in shard}
+        weight_map = {tensor_name: name for name, shard in zip(names, shards, strict=True) for tensor_name in shard}
         index = {
             "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
             "weight_map": dict(sorted(weight_map.items())),

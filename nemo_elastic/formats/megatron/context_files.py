@@ -160,12 +160,12 @@ def _object(objects: Mapping[str, Any], key: str, known: dict[str, Any]) -> Any:
     known[key] = _BEGUN
     record = objects[key]
     items: dict[Any, Any] = {}
-    for name, held in record["items"]:
+    for name, entry in record["items"]:
         match = _KEY.fullmatch(name)
         if match is None:
             raise ValueError(name)
-        value = held["value"] if held["type"] == "leaf" else None
-        items[ast.literal_eval(match[1])] = _object(objects, held["key"], known) if held["type"] == "ref" else value
+        value = entry["value"] if entry["type"] == "leaf" else None
+        items[ast.literal_eval(match[1])] = _object(objects, entry["key"], known) if entry["type"] == "ref" else value
     kind = record["type"]["name"]
     if kind == "Config":
         items = _defaults(objects, record) | items

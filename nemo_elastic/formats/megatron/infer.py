@@ -46,8 +46,8 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
     """
     with inside(where):
         check_config(settings.get, "context: model.config", any(_GATE in name for name in stored), STORED)
-        own = {name: size for name, size in stored.items() if not is_mtp(name)}
-        return _infer(whole_sizes(own), settings)
+        model = {name: size for name, size in stored.items() if not is_mtp(name)}
+        return _infer(whole_sizes(model), settings)
 
 
 def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:
@@ -80,14 +80,14 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
         norm_eps=_epsilon(settings),
         sizes={**rigid, **largest(zip(kinds, widths, strict=True))},
     )
-    own = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
-    held = Subnet(parent.hidden, own).validate(parent)
-    return parent, held, _check_names(parent, held, sizes, numbers)
+    layers_kept = tuple(Layer(i, kind, width) for i, (kind, width) in enumerate(zip(kinds, widths, strict=True)))
+    subnet = Subnet(parent.hidden, layers_kept).validate(parent)
+    return parent, subnet, _check_names(parent, subnet, sizes, numbers)
 
 
 def _kind(index: int, names: set[str]) -> str:
     """Kind of a layer by the names of its tensors, which are different for every kind."""
-    templates = {MEGATRON_LAYER + _NUMBER.sub("{e}", own) for own in names}
+    templates = {MEGATRON_LAYER + _NUMBER.sub("{e}", name) for name in names}
     own_kinds = {kind.name for kind in KINDS.values() if any(row.megatron in templates for row in kind.rows)}
     if len(own_kinds) != 1:
         some = ", ".join(sorted(names)[:3])
@@ -225,11 +225,11 @@ def _tied(sizes: Sizes, settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def _check_names(parent: Parent, held: Subnet, sizes: Sizes, numbers: list[int]) -> dict[str, str]:
+def _check_names(parent: Parent, subnet: Subnet, sizes: Sizes, numbers: list[int]) -> dict[str, str]:
     """Check that the tensors are exactly the model's, in its shapes; give our name -> theirs."""
     out: dict[str, str] = {}
     wanted: dict[str, tuple[int, ...]] = {}
-    for ours, together in megatron_tensors(parent, held).items():
+    for ours, together in megatron_tensors(parent, subnet).items():
         match = _LAYER.fullmatch(ours)
         out[ours] = f"decoder.layers.{numbers[int(match[1])]}.{match[2]}" if match else ours
         wanted[out[ours]] = megatron_shape(together)

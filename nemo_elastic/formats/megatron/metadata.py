@@ -161,7 +161,7 @@ def read_metadata(folder: Path) -> Metadata:
     """Read `.metadata` in a folder of weights."""
     path = folder / ".metadata"
     try:
-        return _read(folder, signature(path))
+        return _read_metadata(folder, signature(path))
     except FileNotFoundError:
         raise ElasticError("is missing; it lists where each tensor is stored", path) from None
     except OSError as exc:
@@ -180,7 +180,7 @@ def signature(path: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=2)  # the parent's and the run's checkpoint; some megabytes for a large one
-def _read(folder: Path, _: tuple[int, ...]) -> Metadata:
+def _read_metadata(folder: Path, _: tuple[int, ...]) -> Metadata:
     content = read_bytes(folder / ".metadata", _BYTES)
     check_pickle(content)
     return _metadata(folder, _Reader(content).load())
@@ -258,8 +258,8 @@ class Record:
 
     def __hash__(self) -> int:
         """megatron-core's reader hashes the content of a key."""
-        held = (*self.made, *(value for name, value in vars(self).items() if name != "made"))
-        if not all(isinstance(value, (str, int, torch.Size, type(None))) for value in held):
+        values = (*self.made, *(value for name, value in vars(self).items() if name != "made"))
+        if not all(isinstance(value, (str, int, torch.Size, type(None))) for value in values):
             raise PickleError("it has a key that is more than names and numbers")
         return super().__hash__()
 

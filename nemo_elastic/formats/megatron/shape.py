@@ -112,10 +112,10 @@ def layer_pattern(config: Any) -> str | None:
 def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
     """The layers that predict further tokens, as a config of Bridge or megatron-core has them."""
     pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
-    steps, own = get("mtp_num_layers"), str(pattern).partition("/")[0]
-    if not steps or not own:
+    steps, layers = get("mtp_num_layers"), str(pattern).partition("/")[0]
+    if not steps or not layers:
         return None
-    return Prediction(own, 1 if get("mtp_use_repeated_layer") else positive("mtp_num_layers", steps))
+    return Prediction(layers, 1 if get("mtp_use_repeated_layer") else positive("mtp_num_layers", steps))
 
 
 def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
@@ -144,9 +144,9 @@ def parent_of(config: Any, vocab: int, where: str = "model.config") -> Parent:
 
 def config_fields(parent: Parent) -> dict[str, Any]:
     """Fields of a config that describe a parent, but for its vocabulary."""
-    own = parent.to_json()
+    sizes = parent.to_json()
     named = FIELDS | {size: name for kind in parent.kinds for size, name in kind.megatron.items()}
-    return {name: own[size] for size, name in named.items()}
+    return {name: sizes[size] for size, name in named.items()}
 
 
 def stock_sizes(parent: Parent, member: Subnet, experts: bool = False) -> dict[str, Any]:

@@ -97,48 +97,48 @@ class Stored:
 
         One that is stored in parts is put together; of one that is stored among many no other is read.
         """
-        if (held := self._stack(name)) is not None:
-            return self.read_one(*held)
-        values = [self._read(part, self._tensors[part]) for part in self._parts(name)]
+        if (stack := self._stack(name)) is not None:
+            return self.read_one(*stack)
+        values = [self._read_pieces(part, self._tensors[part]) for part in self._parts(name)]
         return torch.cat(values) if len(values) > 1 else values[0]
 
-    def held(self, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Read all tensors whose names in the checkpoint start so, without that; the optimizer's are among them."""
+    def read_all(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Read all tensors whose names start with `prefix`, and remove it from the names."""
         entries = ((name, entry) for name, entry in self.metadata.tensors.items() if name.startswith(prefix))
-        return {name.removeprefix(prefix): self._read(name, entry) for name, entry in entries}
+        return {name.removeprefix(prefix): self._read_pieces(name, entry) for name, entry in entries}
 
     def elastic(self) -> dict[str, torch.Tensor]:
-        """Read what lies under `elastic.`: router, found members."""
+        """Read the tensors under `elastic.`: router, found members."""
         return {name.removeprefix(ELASTIC): self.read(name) for name in self.sizes if name.startswith(ELASTIC)}
 
     def read_one(self, name: str, number: int) -> torch.Tensor:
-        """Read one entry of a tensor's first dimension, and of its pieces only those that have something of it."""
+        """Read one entry of a tensor's first dimension, from only the pieces that contain it."""
         entry = self._tensors[name]
         pieces = tuple(p for p in entry.pieces if p.offsets[0] <= number < p.offsets[0] + p.sizes[0])
         first = min(p.offsets[0] for p in pieces)
         size = (max(p.offsets[0] + p.sizes[0] for p in pieces) - first, *entry.size[1:])
         moved = tuple(replace(p, offsets=(p.offsets[0] - first, *p.offsets[1:])) for p in pieces)
-        return self._read(name, StoredTensor(entry.dtype, size, moved))[number - first]
+        return self._read_pieces(name, StoredTensor(entry.dtype, size, moved))[number - first]
 
     def dtype(self, name: str) -> torch.dtype:
         """Dtype of a tensor that `read` reads."""
-        held = self._stack(name)
-        return self._tensors[self._parts(name)[0] if held is None else held[0]].dtype
+        stack = self._stack(name)
+        return self._tensors[self._parts(name)[0] if stack is None else stack[0]].dtype
 
     def _stack(self, name: str) -> tuple[str, int] | None:
-        """The tensor that holds one of the model's as one of many, and its number there."""
-        held = None if name in self.sizes else stacked_of(name)
-        return held if held is not None and held[1] < (*self.sizes.get(held[0], ()), 0)[0] else None
+        """Name of the stacked tensor that contains this one, and its number there; None if it is stored separately."""
+        stack = None if name in self.sizes else stacked_of(name)
+        return stack if stack is not None and stack[1] < (*self.sizes.get(stack[0], ()), 0)[0] else None
 
     def _parts(self, name: str) -> tuple[str, ...]:
-        """Names here of all that a tensor of the model is put together of."""
+        """Names in the checkpoint of the parts that are concatenated to this tensor."""
         parts = (name,) if name in self.sizes else parts_of(name) or (name,)
         for part in parts:
             if part not in self.sizes:
                 raise ElasticError(f"checkpoint: tensor {part} is missing")
         return parts
 
-    def _read(self, name: str, entry: StoredTensor) -> torch.Tensor:
+    def _read_pieces(self, name: str, entry: StoredTensor) -> torch.Tensor:
         try:
             # before there is room for it: the files are as long as is said
             files = [self.metadata.file(piece.place.file) for piece in entry.pieces]
@@ -220,7 +220,7 @@ def elastic_family(
 
 def read_shapes(folder: str | Path) -> Shapes:
     """Read everything that a NeMo checkpoint says of itself, without its weights."""
-    return _read(Path(folder))[0]
+    return _read_checkpoint(Path(folder))[0]
 
 
 def open_folder(folder: str | Path) -> Checkpoint:
@@ -228,7 +228,7 @@ def open_folder(folder: str | Path) -> Checkpoint:
 
     Weights are read a tensor at a time, when rows are asked for; each thread keeps the last in memory.
     """
-    shapes, stored, names, prediction = _read(Path(folder))
+    shapes, stored, names, prediction = _read_checkpoint(Path(folder))
     whole = all_tensors(shapes.parent, shapes.subnet, prediction)
     tensors = _unread(stored, shapes.parent, by_megatron(whole), names)
     opened = Checkpoint(**vars(shapes), tensors=tensors, prediction=prediction)
@@ -243,21 +243,21 @@ def _prediction(stored: Stored, settings: Mapping[str, Any]) -> Prediction | Non
         return prediction_of(settings.get) if there else None
 
 
-def _read(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str], Prediction | None]:
+def _read_checkpoint(folder: Path) -> tuple[Shapes, Stored, Mapping[str, str], Prediction | None]:
     stored = Stored(folder)
     context = read_context(folder)
     model = {name: size for name, size in stored.sizes.items() if not name.startswith(ELASTIC)}
-    parent, held, names = infer(model, context.settings, str(folder))
+    parent, subnet, names = infer(model, context.settings, str(folder))
     family, origin = None, Origin()
     if any(name.startswith(ELASTIC) for name in stored.sizes):
         family = _family(folder, stored, context, parent)
-        parent, held = family.parent, family.parent.full
+        parent, subnet = family.parent, family.parent.full
         origin = Origin.of(family)
     dtype = _name_of(stored.dtype(names[by_name("embedding").megatron]))
-    config = to_hf_config(parent, held, dtype=dtype, base=token_ids(context.tokenizer))
+    config = to_hf_config(parent, subnet, dtype=dtype, base=token_ids(context.tokenizer))
     if (prediction := _prediction(stored, context.settings)) is not None:
         config |= prediction_config(prediction, context.settings.get("mtp_num_layers"))
-    shapes = Shapes(folder, parent, held, config, family, origin, companions=context.tokenizer or folder)
+    shapes = Shapes(folder, parent, subnet, config, family, origin, companions=context.tokenizer or folder)
     return shapes, stored, names, prediction
 
 
@@ -275,21 +275,21 @@ def _name_of(dtype: torch.dtype) -> str:
 
 
 def _unread(
-    stored: Stored, parent: Parent, held: Mapping[str, Sequence[Tensor]], names: Mapping[str, str]
+    stored: Stored, parent: Parent, by_megatron: Mapping[str, Sequence[Tensor]], names: Mapping[str, str]
 ) -> dict[str, Unread]:
-    """The tensors that Megatron tensors hold, by their names in a Hugging Face folder.
+    """Unread tensors by their names in a Hugging Face folder.
 
     Args:
         stored: the checkpoint.
-        parent: shape of the parent that the tensors' layers are of.
-        held: our Megatron name -> what the tensor holds, see `layout.megatron_tensors`.
-        names: our Megatron name -> the checkpoint's, where it is another.
+        parent: shape of the parent.
+        by_megatron: our Megatron name -> tensors that it concatenates, see `layout.megatron_tensors`.
+        names: our Megatron name -> the checkpoint's, where they differ.
     """
     opened = os.stat(stored.folder)
 
     def read(ours: str) -> list[torch.Tensor]:
         with unreplaced(stored.folder, opened):
-            return apart(parent, held[ours], stored.read(names.get(ours, ours)))
+            return apart(parent, by_megatron[ours], stored.read(names.get(ours, ours)))
 
     recent = _Recent(read)
 
@@ -297,7 +297,7 @@ def _unread(
         return lambda first, last: Unread.of(recent.read(ours)[which][first:last]).words
 
     out: dict[str, Unread] = {}
-    for ours, together in held.items():
+    for ours, together in by_megatron.items():
         dtype = _name_of(stored.dtype(names.get(ours, ours)))
         for i, t in enumerate(together):
             out[t.hf] = replace(Unread.made(dtype, t.shape, rows(ours, i)), root=together)

@@ -137,10 +137,10 @@ def member_config(base: Any, parent: Parent, subnet: Subnet) -> Any:
 
     def config(widths: Subnet) -> dict[str, Any]:
         plain = to_hf_config(parent, widths, base=kept)
-        own = {
+        fields = {
             key: plain[key] for key in plain if key not in ("architectures", "model_type", "auto_map", "torch_dtype")
         }
-        return {**kept, **own}
+        return {**kept, **fields}
 
     of_layer = []
     for layer in subnet.layers:  # each alone, so that what is the largest over the layers is that of this one
@@ -187,33 +187,33 @@ class Member(nn.Module):
         self.model.embed_tokens.quant_method.weight = weights.embedding
         self.lm_head.quant_method.weight = weights.head
         self.model.norm_f.weight.copy_(weights.final_norm)
-        for layer, own in zip(self.model.layers, weights.layers, strict=True):
-            layer.norm.weight.copy_(own["pre_norm"])
-            _READ[own.layer.type](layer.mixer, own)
+        for layer, cut in zip(self.model.layers, weights.layers, strict=True):
+            layer.norm.weight.copy_(cut["pre_norm"])
+            _READ[cut.layer.type](layer.mixer, cut)
 
 
-def _place(layer: Any, own: LayerWeights, *names: str) -> None:
-    layer.quant_method.parts = [(own, name) for name in names]
+def _place(layer: Any, weights: LayerWeights, *names: str) -> None:
+    layer.quant_method.parts = [(weights, name) for name in names]
 
 
-def _read_mamba(mixer: Any, own: LayerWeights) -> None:
-    _place(mixer.in_proj, own, "in_proj")
-    _place(mixer.out_proj, own, "out_proj")
-    mixer.conv1d.weight.copy_(own["conv_weight"].view_as(mixer.conv1d.weight))
-    mixer.conv1d.bias.copy_(own["conv_bias"])
-    mixer.A.copy_(-torch.exp(own["a_log"].float()))
+def _read_mamba(mixer: Any, weights: LayerWeights) -> None:
+    _place(mixer.in_proj, weights, "in_proj")
+    _place(mixer.out_proj, weights, "out_proj")
+    mixer.conv1d.weight.copy_(weights["conv_weight"].view_as(mixer.conv1d.weight))
+    mixer.conv1d.bias.copy_(weights["conv_bias"])
+    mixer.A.copy_(-torch.exp(weights["a_log"].float()))
     for name, param in (("d", mixer.D), ("dt_bias", mixer.dt_bias), ("norm", mixer.norm.weight)):
-        param.copy_(own[name])
+        param.copy_(weights[name])
 
 
-def _read_mlp(mixer: Any, own: LayerWeights) -> None:
-    _place(mixer.up_proj, own, "up")
-    _place(mixer.down_proj, own, "down")
+def _read_mlp(mixer: Any, weights: LayerWeights) -> None:
+    _place(mixer.up_proj, weights, "up")
+    _place(mixer.down_proj, weights, "down")
 
 
-def _read_attention(mixer: Any, own: LayerWeights) -> None:
-    _place(mixer.qkv_proj, own, "q", "k", "v")
-    _place(mixer.o_proj, own, "out")
+def _read_attention(mixer: Any, weights: LayerWeights) -> None:
+    _place(mixer.qkv_proj, weights, "q", "k", "v")
+    _place(mixer.o_proj, weights, "out")
 
 
 _READ = {MAMBA: _read_mamba, MLP: _read_mlp, ATTENTION: _read_attention}
@@ -240,7 +240,7 @@ class OnViews(QuantizeMethodBase):
         """``x @ W.T``, channels in order."""
         if self.weight is not None:
             return F.linear(x, self.weight)
-        out = [own.linear(name, x) for own, name in self.parts]
+        out = [weights.linear(name, x) for weights, name in self.parts]
         return out[0] if len(out) == 1 else torch.cat(out, -1)
 
     def embedding(self, layer: nn.Module, ids: torch.Tensor) -> torch.Tensor:

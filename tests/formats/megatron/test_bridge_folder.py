@@ -108,7 +108,7 @@ def test_of_several_optimizers_each_has_its_number_before_its_states(tmp_path: P
     more = {f"chained_{i}.{bucket}.{state}": torch.ones(8) for i in (0, 1, 12) for state in ("param", "exp_avg")}
     own = store(tmp_path, parent=unstriped(MOE), more=more)
     assert open_source(tmp_path).tensors.keys() == own.keys()
-    assert not more.keys() & Stored(tmp_path).sizes.keys() and more.keys() < Stored(tmp_path).held().keys()
+    assert not more.keys() & Stored(tmp_path).sizes.keys() and more.keys() < Stored(tmp_path).read_all().keys()
 
 
 def test_of_pieces_of_experts_only_those_of_one_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
