@@ -266,7 +266,7 @@ class Router(nn.Module):
     def budget_loss(self, routed: Routed | Probabilities, budget: int | str) -> torch.Tensor:
         """|C/C_target - 1| of the expected cost C.
 
-        With several limits their losses are summed; what is below its target is pulled up only while no
+        With several limits their losses are summed; a cost below its target is pulled up only while no
         other limit is exceeded.
 
         Args:
@@ -320,7 +320,7 @@ def _mean(table: torch.Tensor, probabilities: Sequence[torch.Tensor]) -> torch.T
         return last @ table
     if len(last) == 1:
         return _mean(table @ last[0], first)
-    # layer by layer: each slot has its own row of every axis that has as many
+    # per layer: each slot has a row of every axis with as many rows
     each = table @ last.T
     rows = [[p if len(p) == 1 else p[i : i + 1] for p in first] for i in range(len(last))]
     return torch.cat([_mean(each[..., i], row) for i, row in enumerate(rows)])

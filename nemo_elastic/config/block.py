@@ -322,7 +322,7 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "nemo-elastic",
-        "description": "A run file of nemo-elastic, or one that holds its `elastic:` block beside overrides.",
+        "description": "A run file of nemo-elastic, or one with an `elastic:` block and overrides.",
         "type": "object",
         "properties": {"elastic": schema_of(ElasticConfig)},
         "required": ["elastic"],

@@ -137,7 +137,9 @@ def check_prefix(where: str, prefix: str) -> None:
 
 
 def count(prefix: Path) -> tuple[int, int]:
-    """Tokens and sequences of a pair by its header and the size of `prefix.bin`: a corpus has an index of gigabytes.
+    """Numbers of tokens and sequences, from the header of `prefix.idx` and the size of `prefix.bin`.
+
+    The rest of the index is not read: a corpus has gigabytes.
 
     Raises:
         ElasticError: If a file is missing, or the header is not Megatron's.

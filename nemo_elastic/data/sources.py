@@ -292,7 +292,7 @@ def grouped(items: Iterable[Item], size: Callable[[Item], int], most: int) -> It
 
 
 def _filled(row: Row, line: str) -> Row:
-    """The row with what its line says."""
+    """The row with the record of its JSON line."""
     try:
         record = json.loads(line)
     except ValueError:

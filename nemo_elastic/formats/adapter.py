@@ -68,7 +68,7 @@ def to_megatron(
     allowed = {t.hf for together in held.values() for t in together} | ({by_name("head").hf} if parent.tied else set())
     unknown = sorted(set(state) - allowed)
     if unknown:
-        raise ElasticError(f"tensors: {unknown[0]} is not a tensor of this member ({len(unknown)} such)")
+        raise ElasticError(f"tensors: {unknown[0]} is not a tensor of this member ({len(unknown)} in all)")
     return {name: _fused(parent, [(t, _checked(t, state)) for t in together]) for name, together in held.items()}
 
 

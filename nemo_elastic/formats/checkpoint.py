@@ -39,7 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 #: what messages say of llama.cpp's files
-GGUF = "GGUF, which is not read: give the Hugging Face folder that it was made of"
+GGUF = "GGUF, which cannot be read: give the Hugging Face folder that it was made from"
 
 _HEAD, _EMBEDDING = (layout.by_name(name).hf for name in ("head", "embedding"))
 
@@ -120,7 +120,7 @@ class Checkpoint(Shapes):
 
     @cached_property
     def names(self) -> list[str]:
-        """Weights: those of full precision, and those of low precision under their own names."""
+        """Names of weights, of full precision and of low precision."""
         parts = {part for name, stored in self.storage.items() for part in stored.parts(name).values()}
         return [n for n in self.tensors if n not in parts and n.rpartition(".")[2] not in CACHE] + list(self.storage)
 

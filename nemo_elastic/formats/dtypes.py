@@ -142,5 +142,5 @@ def torch_dtype(dtype: str) -> torch.dtype:
     import torch
 
     if dtype not in _TORCH:
-        raise ElasticError(f"dtype {dtype} cannot be held by torch")
+        raise ElasticError(f"dtype {dtype} does not exist in torch")
     return getattr(torch, _TORCH[dtype])

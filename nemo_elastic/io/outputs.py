@@ -4,7 +4,7 @@
 
 - An output is neither one of the command's inputs, nor inside one, nor around one.
 - `--force` replaces an empty folder, or one of the kind (`Output`) that the command writes, which its manifest or the
-  mark of `sign` says, and which holds nothing beside what such a folder has.
+  mark of `sign` says, and which has no other files than an output of that kind.
 - A folder that is or holds the current folder, a home folder or a mount point is never replaced.
 
 Paths are compared where they really are, by file number too: links and bind mounts are no other place.
@@ -44,7 +44,7 @@ class Output:
 
     Attributes:
         name: in words, with an article.
-        files: regular expression of the relative paths that such a folder may hold beside its manifest. Where they are
+        files: regular expression of the relative paths that an output may have, besides its manifest. Where they are
             not known before it is written, `sign` lists them.
         manifest: the file that marks a folder of this kind.
         says: whether that file is of this kind: keys that its JSON object has at least, or a test of the file.

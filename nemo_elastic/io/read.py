@@ -235,4 +235,4 @@ def _calls_resolver(text: str) -> bool:
 
 
 def _more_than_a_value(text: str) -> ValueError:
-    return ValueError(f"{shown(text)} asks for more than another value beside it, which is all that it gets")
+    return ValueError(f"{shown(text)} is not a plain reference to another value, the only interpolation that is read")

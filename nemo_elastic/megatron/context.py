@@ -56,7 +56,7 @@ def to_heads(x_sbo: torch.Tensor, parts: Sequence[int], group: dist.ProcessGroup
 
 
 def to_positions(x_sbi: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
-    """Undo `to_heads`, of channels in one part: [s, b, i/c] to [s/c, b, i]."""
+    """Inverse of `to_heads` for a single part: all positions of a rank's channels [s, b, i/c] to [s/c, b, i]."""
     if group is None:
         return x_sbi
     c = group.size()

@@ -240,10 +240,10 @@ def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor
 
 
 def gated_choice_scores(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> torch.Tensor:
-    """What chooses experts, lower by a share of the gates' logarithms, which ends at -inf; no gradient passes here.
+    """Scores [t, e] that top-k routing chooses experts by: add `GATE_SHARE` x log(gate), without a gradient.
 
-    Gates that multiplied scores before the choice would be a threshold: below 0.5 an expert has no slot that would
-    tell what it is worth. Gates that did not touch the choice would jump at 0, where others take its slots.
+    If gates multiplied the scores, an expert with a gate below 0.5 would never be chosen and get no gradient. If gates
+    did not change the choice, the output would jump at a gate of 0, where other experts take its slots.
     """
     return keys_te if gate_e is None else keys_te + GATE_SHARE * gate_e.detach().log()
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every parallel layout of a run, with what it takes and whether it fits, and how long a training takes on one."""
+"""Every parallel layout of a run with its memory and time, whether it fits, and the duration of a training."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def expert_sizes(parent: Parent) -> tuple[int, ...]:
 
 
 def _dealt(parent: Parent) -> set[str]:
-    """Axes whose channels are modules of their own, which expert parallelism deals out."""
+    """Axes whose channels are modules (experts), which expert parallelism distributes."""
     return {row.each for kind in parent.kinds for row in kind.rows if row.each is not None}
 
 
@@ -160,7 +160,7 @@ def why_not(candidate: Candidate) -> str | None:
 
 
 def _why_not_in_a_node(candidate: Candidate) -> str | None:
-    """What forbids ranks that exchange something in every layer."""
+    """Why tensor x context parallel ranks are not allowed, or None; they must share a node."""
     run, ranks_per_layer = candidate.run, candidate.ranks_per_layer
     tensor, context = candidate.shards.tensor, candidate.shards.context
     if ranks_per_layer > run.node or (run.gpus > run.node and run.node % ranks_per_layer):
@@ -171,10 +171,10 @@ def _why_not_in_a_node(candidate: Candidate) -> str | None:
 
 
 def why_not_context(parent: Parent, axes: Mapping[str, AxisConfig], tensor: int, context: int) -> str | None:
-    """What forbids a context-parallel size, in words; None where nothing does.
+    """Why a context-parallel size is not allowed, in words; None if it is.
 
-    Every member must be shared equally: its Mamba groups whole, for a group's norm is over all of its heads; of
-    attention key-value heads, or the query heads of one.
+    Every member must be divided equally: Mamba into whole groups, as a group's norm is over all of its heads;
+    attention into key-value heads, or the query heads of one key-value head.
 
     Args:
         parent: shape of the parent.

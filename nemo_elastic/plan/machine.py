@@ -60,7 +60,7 @@ GPUS = {"h100": Gpu("h100", 85.0e9, 989e12, 3.35e12), "h200": Gpu("h200", 150.1e
 
 @dataclass(frozen=True)
 class RunShape:
-    """What is run.
+    """A run: lengths, batches and machine.
 
     Attributes:
         seq_length: tokens per sequence.

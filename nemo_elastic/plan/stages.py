@@ -75,7 +75,7 @@ class Curriculum:
         stage3: in low precision, if any (`distill.quantize` of the elastic block); without it stage 2 is the last one.
         lr: peak rate of the weights.
         warmup_steps: steps of warm-up, once; then a cosine over all stages.
-        min_ratio: rate at the end, as a share of the peak. The paper does not give it; NeMo's own recipes take 0.1.
+        min_ratio: rate at the end, as a share of the peak. The paper does not give it; NeMo's recipes have 0.1.
     """
 
     stage1: Stage = Stage(8192, 1536, 5170)

@@ -41,7 +41,7 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
     outside, bare = cell.kind == OUTSIDE, Subnet(cell.widths[HIDDEN], ())
     member, middle = bare if outside else layer_of(parent, cell), work.prompt + work.answer // 2
     out = {}
-    # tokens of a sequence, and how many there are, of which half is looked at
+    # tokens per sequence, and twice the mean context: `flops_per_token` counts attention over half of the length
     for phase, tokens, length in ((PREFILL, work.prompt, work.prompt), (DECODE, 1, 2 * middle)):
         flops = flops_per_token(parent, member, length)
         flops -= 0 if outside else flops_per_token(parent, bare, length)

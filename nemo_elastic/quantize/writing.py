@@ -40,7 +40,7 @@ __all__ = ["FAMILY_LOW", "MEMBER_LOW", "quantize", "quantize_folder", "quantized
 
 
 def _says(path: Path) -> bool:
-    """Whether `quantize` wrote a folder, by what its manifest says of where it comes from."""
+    """Whether `quantize` wrote a folder, according to its manifest's provenance."""
     return QUANTIZED in provenance_in(path)
 
 

@@ -102,7 +102,7 @@ class RankOptions:
             depth=importance.depth,
             depth_samples=min(importance.depth_samples, importance.samples),
             depth_exact=max(1, parent.num_layers - axes[DEPTH].choices[-1]),
-            # a head is worth what its channels are worth that every member keeps
+            # a head's score is that of the channels that every member keeps
             head_channels=axes[MAMBA_HEAD_DIM].choices[-1] if MAMBA_HEAD_DIM in axes else None,
         )
 

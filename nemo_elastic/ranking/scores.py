@@ -68,7 +68,7 @@ class Shards(Protocol):
         ...
 
     def tokens(self, each_bl: torch.Tensor, /) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of something of all tokens [b, l] what is of those that this rank sees inside of layers, and between them.
+        """Select from values of all tokens [b, l] those of this rank inside layers, and between layers.
 
         Of the former it has logits.
         """

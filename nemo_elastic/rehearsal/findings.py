@@ -98,7 +98,7 @@ def _made(check: Callable[[Place], Finding], place: Place) -> Finding:
 
 
 def ranked_loaded(place: Place) -> Finding:
-    """Stage 1 starts from the ranking's sorted weights and members."""
+    """Check that stage 1 starts from the ranking's sorted weights and members."""
     start = model_of(place.start(1, 0) / START)
     other = differing(start, model_of(place.ranked()))
     return Finding(

@@ -167,11 +167,11 @@ def rehearsal_jobs(family: PlannedFamily, scaled: CurriculumRun, short: Short) -
     return jobs | {"slice": Job(family.slice_job(scaled))}, settings
 
 
-def settings_of(family: PlannedFamily, of: CurriculumRun) -> Settings:
-    """Settings of all jobs of a run."""
-    with contextlib.redirect_stdout(io.StringIO()):  # what `apply_elastic` changes in each
-        built = family.build_all(of)
-    return {name: family.settings(job) for name, job in built.items()} | {"slice": family.slicing(of)}
+def settings_of(family: PlannedFamily, run: CurriculumRun) -> Settings:
+    """Job -> its settings, for all jobs of a run, and `slice` -> the settings of slicing."""
+    with contextlib.redirect_stdout(io.StringIO()):  # `apply_elastic` prints its changes
+        built = family.build_all(run)
+    return {name: family.settings(job) for name, job in built.items()} | {"slice": family.slicing(run)}
 
 
 def left_by(family: PlannedFamily, of: CurriculumRun) -> dict[str, str]:

@@ -109,7 +109,7 @@ class Conversation:
         several = f" for {n} members" if (n := len(self._family.names)) > 1 else ""
         weights = f"{human_bytes(sizes['weights'])} of weights{several}"
         if sizes["members"]:
-            weights += f" + {human_bytes(sizes['members'])} of their own"
+            weights += f" + {human_bytes(sizes['members'])} for members"
         process = "" if sizes["process"] is None else f", {human_bytes(sizes['process'])} in all"
         draft = ""
         if (d := last["draft"]) is not None:
@@ -120,7 +120,7 @@ class Conversation:
         )
 
     def _process(self) -> int | None:
-        """Bytes that this process holds where the weights are; None where the system does not tell."""
+        """Memory of this process in bytes: allocated by torch on a GPU, resident on a CPU; None if unknown."""
         device = self._member.weights.embedding.device
         if device.type == "cuda":
             return torch.cuda.memory_allocated(device)

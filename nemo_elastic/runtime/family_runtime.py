@@ -47,7 +47,7 @@ class FamilyRuntime:
     Args:
         model: holds the weights, or reads them. Matrices that need another order than the model's are copied, the
             others are shared: they must not change while members are in use.
-        members: nested in what the model holds, largest first; only the held one by default. Other shapes can be
+        members: nested in the model's member, largest first; only that one by default. Other shapes can be
             selected too, and cost up to as much as the member above them.
         extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
             weights are stored is made for the members alone.

@@ -84,7 +84,7 @@ class MemberModel:
     Attributes:
         name: its name in the family, None for another shape.
         subnet: its shape.
-        weights: what its forward reads: views of the family's matrices, and gathered vectors.
+        weights: of its forward: views of the family's matrices, and gathered vectors.
     """
 
     def __init__(

@@ -156,7 +156,7 @@ class Speculation(Unfinished):
         return new
 
     def _drafts(self, small: Reader, counts: Mapping[int, int]) -> dict[int, list[int]]:
-        """So many draft tokens of each prompt; leaves a mark in the cache behind what is known."""
+        """Draft `counts[i]` tokens of prompt i; marks the end of the known tokens in the cache."""
         drafts: dict[int, list[int]] = {i: [] for i in counts}
         if not drafts:
             return drafts

@@ -55,8 +55,8 @@ class Storage:
 
     Args:
         tensors: by HF name, in the order of the model. Read one by one, never written.
-        dtype: of what is stored, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with which
-            torch does not compute. What no cast may round gets at least float32 (`nn.functional.cast_dtype`).
+        dtype: of the stored tensors, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with
+            which torch does not compute. What no cast may round gets at least float32 (`nn.functional.cast_dtype`).
         copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
 
     Attributes:

@@ -33,8 +33,8 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the most likely token.
         top_p: of what `top_k` leaves, keep the fewest most likely tokens whose share is at least this; above 0, to 1.
         top_k: keep this many of the most likely tokens, and those as likely as the last; 0 keeps all.
-        seed: fixes what is sampled. Every sequence of a batch has a separate random stream: other sequences change
-            nothing of it.
+        seed: makes sampling reproducible. Every sequence of a batch has a separate random stream: other sequences
+            change nothing of it.
     """
 
     temperature: float = 0.0
@@ -148,7 +148,7 @@ class Sampled(MostLikely):
     def __init__(self, how: Sampling) -> None:
         self._how = how
         self._streams: dict[int, torch.Generator] = {}
-        self._q: dict[int, list[torch.Tensor]] = {}  # of each prompt, what its draft tokens were sampled with
+        self._q: dict[int, list[torch.Tensor]] = {}  # prompt -> distributions of its draft tokens
 
     def choose(self, logits_bv: torch.Tensor, prompts: Sequence[int]) -> list[int]:
         return self._pick(probabilities(logits_bv, self._how), prompts)

@@ -230,7 +230,7 @@ class Space:
         return tuple(len(self.choices[a]) for a in self.axes if self.positions(a))
 
     def even_codes(self, start: int, stop: int) -> np.ndarray:
-        """Codes of the members from `start` to `stop` of that grid, integers [n, slots]."""
+        """Codes of the members `start` to `stop` of the grid of all uniform members, integers [n, slots]."""
         rows = np.arange(start, min(stop, math.prod(self.even_shape)))
         grid = np.stack(np.unravel_index(rows, self.even_shape or (1,)), axis=-1)
         free = [a for a in self.axes if self.positions(a)]
@@ -268,7 +268,7 @@ class LimitPrice:
         limit: the limit of the prices.
         target: the most that it may be; whole: the parent's cost.
         base: cost outside the layers, float64 [hidden choices].
-        layers: layers that cost the same at the same widths, by a name for them: their type, with a number behind it
+        layers: layers of equal cost at equal widths, by name: their kind, followed by a number
             where others of the type cost something else.
         rows: the same names -> which of the layers of their type they are.
         tables: the same names -> cost of such a layer, float64 [hidden choices, choices of each axis of the kind].

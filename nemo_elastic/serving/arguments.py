@@ -45,18 +45,18 @@ CPU_CACHE = 4 * 2**30
 #: settings of an engine that a family does not go with -> the only value that it takes, and why
 _ONLY: Mapping[str, tuple[Any, str]] = {
     "tensor_parallel_size": (1, "a family takes 1: members are views of whole matrices"),
-    "pipeline_parallel_size": (1, "a family takes 1: members have layers of their own"),
+    "pipeline_parallel_size": (1, "a family takes 1: members have separate layers"),
     "speculative_config": (
         None,
-        "a family is served without it: members draft in the runtime alone, as in `nemo-elastic chat --draft`",
+        "a family is served without it: members draft only in the runtime, as in `nemo-elastic chat --draft`",
     ),
     "quantization": (None, "a family is served without it: members are views of the weights as they are stored"),
     "enable_lora": (None, "a family is served without it: adapters are not made for members"),
     "kv_transfer_config": (None, "a family is served without it: members share the pages of the largest"),
     "use_replayssm": (None, "a family is served without it: members share the pages of the largest"),
     "async_scheduling": (None, "a family is served without it: one member runs at a time"),
-    "scheduler_cls": (None, "a family brings its own"),
-    "worker_cls": ("auto", "a family brings its own"),
+    "scheduler_cls": (None, "a family sets it"),
+    "worker_cls": ("auto", "a family sets it"),
 }
 
 

@@ -49,7 +49,7 @@ class Server:
         if not self.host or self.host.startswith("-"):
             raise bad("--host", self.host, "an address of this machine, such as 127.0.0.1 or 0.0.0.0")
         if self.flags and not self.flags[0].startswith("-"):
-            raise bad("flags", self.flags[0], "flags of vLLM behind --, each beginning with a dash")
+            raise bad("flags", self.flags[0], "flags of vLLM after --, each beginning with a dash")
         for flag in self.flags:
             name = flag.partition("=")[0].replace("_", "-")
             if name in OURS:
@@ -57,7 +57,7 @@ class Server:
             if name == "--api-key":
                 raise bad(name, "…", "set VLLM_API_KEY instead: other users of the machine read arguments")
             if name.startswith("--additional-config") and self.settings != Settings():
-                raise bad(name, flag, "leave it out beside --auto, which sets it")
+                raise bad(name, flag, "leave it out: --auto sets it")
 
     @property
     def is_open(self) -> bool:

@@ -42,7 +42,7 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """As a client writes it."""
+        """Model name of a request: `auto`, a member, or two members of a pair."""
         if self.cost is not None:
             return AUTO
         return self.member if self.then is None else f"{self.member}{THEN}{self.then}"

@@ -78,7 +78,7 @@ def width(member: Subnet, axis: str) -> str:
 
 
 def member_card(model: Checkpoint, lineage: Lineage = Lineage(), left_out: str | None = None) -> str:
-    """Give the model card of one member; `left_out` is what its source has and it has not, in words."""
+    """Give the model card of one member; `left_out`: parts of the source that it lacks, in words."""
     parent, member, origin = model.parent, model.subnet, model.origin
     predicting = sum(math.prod(model.shape(name)) for name in model.names if is_mtp(name))
     count = parameters(parent, member)

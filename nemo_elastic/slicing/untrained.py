@@ -46,7 +46,7 @@ __all__ = ["SEARCHED", "UNTRAINED", "Joined", "init_family", "join_family"]
 
 
 def _is_untrained(path: Path) -> bool:
-    """Whether `init` wrote a family, by what its manifest says of where it comes from."""
+    """Whether `init` wrote a family, according to its manifest's provenance."""
     provenance = provenance_in(path)
     # one in low precision may be all that is left of a family, and published weights are nobody's to replace
     return provenance.get("training", ...) is None and not {QUANTIZED, PUBLISHED} & provenance.keys()

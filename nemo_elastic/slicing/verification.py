@@ -109,7 +109,7 @@ def _shape_checks(source: Checkpoint) -> Iterator[Check]:
     mtp = [name for name in source.names if is_mtp(name)]
     figure = f"{len(source.names) - len(mtp)}, all known, none missing, all shapes right"
     if mtp:
-        known = "in the model's widths" if source.prediction is not None else "kept by the whole model alone"
+        known = "in the model's widths" if source.prediction is not None else "kept only by the full model"
         figure += f"; {len(mtp)} that predict more than one token, {known}"
     yield Check("tensors", True, figure)
     members = source.members

@@ -97,7 +97,7 @@ class HeldOut:
         return torch.stack([ce.double(), kl.double(), mask.sum().double()])
 
     def row(self, batch: dict[str, Any], sums: torch.Tensor) -> torch.Tensor:
-        """What `measure` gave of a micro-batch, in its member's row of [members, 3]."""
+        """Sums [3] of `measure` in their member's row of zeros [members, 3]."""
         rows = sums.new_zeros(len(self.names), 3)
         rows[batch["member"]] = sums
         return rows
@@ -107,7 +107,7 @@ class HeldOut:
         self.sums = self.sums.to(sums.device) + sums
 
     def end(self, sums: torch.Tensor | None = None) -> HeldOutLosses:
-        """What was measured; by another rank's sums where that has seen all of it."""
+        """Losses of the validation; `sums`: those of a rank that has them all, instead of this rank's."""
         self._batch, self._teacher = {}, None
         rows = (self.sums if sums is None else sums).tolist()
         ran = {name: row for name, row in zip(self.names, rows, strict=True) if row[TOKENS]}

@@ -27,7 +27,7 @@ from tests.runtime.talking import overflowing, talking_family
 
 SUMMARY = (
     r"\(6b: \d+ tokens after \d+, [\d.]+ tokens/s; "
-    r"[\d.]+ KiB of weights for 3 members( \+ [\d.]+ \w+ of their own)?, [\d.]+ [MG]iB in all\)\n"
+    r"[\d.]+ KiB of weights for 3 members( \+ [\d.]+ \w+ for members)?, [\d.]+ [MG]iB in all\)\n"
 )
 SHORT = ("--max-new-tokens", "12")
 

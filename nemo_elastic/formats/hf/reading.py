@@ -142,7 +142,7 @@ class _MemberFile:
 def member_to_json(parent: Parent, member: Subnet, origin: Origin) -> dict[str, Any]:
     """Give the content of `elastic_member.json`.
 
-    It has the whole family, not what is left below the member: a size between two members depends on both, and the
+    It has the whole family, not only the part below the member: a size between two members depends on both, and the
     same shape has the same file, whichever larger member it was cut from.
     """
     out = {

@@ -52,7 +52,7 @@ def write_checkpoints(
     """Write weights, `config.json`, `generation_config.json`, checksums and companions of some models at once.
 
     Args:
-        models: Existing folder, usually (in) the temporary one of `atomic_dir` -> what is written into it. Their
+        models: Existing folder, usually (in) the temporary one of `atomic_dir` -> its content. Their
             tensors are read in one pass.
         shard_bytes: Largest file of weights.
         progress: Called after every piece.

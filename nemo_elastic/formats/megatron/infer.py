@@ -51,6 +51,7 @@ def infer(stored: Sizes, settings: Mapping[str, Any], where: str) -> tuple[Paren
 
 
 def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, dict[str, str]]:
+    """Parent, the member that the model is, and our Megatron name -> the checkpoint's."""
     layers: dict[int, set[str]] = defaultdict(set)
     for name in sizes:
         if match := _LAYER.fullmatch(name):
@@ -68,6 +69,7 @@ def _infer(sizes: Sizes, settings: Mapping[str, Any]) -> tuple[Parent, Subnet, d
     records = [_record(kind, i, sizes) for i, kind in zip(numbers, kinds, strict=True)]
     products = {i: _products(record, i, sizes, hidden) for i, record in zip(numbers, records, strict=True)}
     rigid = _rigid(products, settings) | (_routing(settings) if has_experts(pattern) else {})
+    # a size that some layers of a kind have is a size of the parent: all layers of the kind then have it
     records = [
         KINDS[record.name] if KINDS[record.name].without.keys() & rigid.keys() else record for record in records
     ]

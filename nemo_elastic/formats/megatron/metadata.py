@@ -224,7 +224,7 @@ def check_pickle(content: bytes) -> None:
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             number = len(memo) if arg is None else arg
             if number > count:
-                raise PickleError("its memo is larger than what it holds")
+                raise PickleError("its memo is larger than its content")
             memo[number] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[arg])
@@ -341,7 +341,7 @@ def _place(name: str, info: Any) -> ByteRange:
     if not isinstance(file, str) or file in ("", ".", "..") or re.search(r"[/\\\0]", file):
         raise PickleError(f"it names the file {shown(file)}, which is not in the same folder")
     if getattr(info, "transform_descriptors", None):
-        raise PickleError(f"{name} is stored in another form than torch's own")
+        raise PickleError(f"{name} is not stored in torch's format")
     return ByteRange(file, offset, length)
 
 

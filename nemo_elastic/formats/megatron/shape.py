@@ -77,9 +77,9 @@ def check_kinds(pattern: str, where: str, experts: bool) -> None:
     others = set(pattern) - set(known)
     if others == {KINDS[MOE].symbol} and not experts:
         why = "NeMo 2.7, on megatron-core 0.15, has no experts in hybrids"
-        raise bad(where, pattern, f"layers of {', '.join(known)} alone: {why}")
+        raise bad(where, pattern, f"only layers of {', '.join(known)}: {why}")
     if others - {KINDS[MOE].symbol}:
-        raise bad(where, pattern, f"layers of {', '.join((*known, KINDS[MOE].symbol))} alone")
+        raise bad(where, pattern, f"only layers of {', '.join((*known, KINDS[MOE].symbol))}")
 
 
 def check_config(

@@ -42,7 +42,7 @@ def write(experiment: run.Experiment, folder: Path, final: Path) -> None:
 
 
 def _command(job: Any) -> str:
-    """What would be called for a job on this machine, a script of the shell's."""
+    """Shell script with the environment and commands of a job, as NeMo-Run would start them on this machine."""
     request = job._dryrun_info.request
     lines = ["#!/bin/sh"]
     for replicas in request.role_params.values():

@@ -290,20 +290,20 @@ def use_our_layers(model: Any) -> None:
 
 
 def set_optimizer(recipe: Recipe, block: ElasticConfig, half: bool) -> None:
-    """Turn off overlaps that no family can have, for a micro-batch uses only a part of the weights, and `CHECKS`.
+    """Turn off communication overlaps, as a micro-batch uses only a part of the weights, and the host's NaN `CHECKS`.
 
-    The distributed optimizer is for a router beside weights in 16 bits (`half`).
+    `half`: weights are in 16 bits; with a router this needs the distributed optimizer.
     """
     if half and block.router is not None:
         # megatron-core's other one cannot save the router, which is float32 among half-precision weights
         recipe.put("distributed", True)
     ddp, optimizer = recipe.get("ddp"), recipe.get("optimizer")
     turn_off((ddp, optimizer), refused_overlaps(recipe.ranks("pipeline")))
-    if not optimizer.fp16:  # whose infinities are no mistakes
+    if not optimizer.fp16:  # the loss scale of fp16 expects infinities
         turn_off((ddp,), CHECKS)
         reason = "elastic.nonfinite checks the gradients"
         recipe.changes.reasons |= {f"{recipe.path('ddp')}.{name}": reason for name in CHECKS}
     if recipe.get("distributed"):
-        # by default its state is saved as it lies in buffers, and goes on in the layout that wrote it alone; the next
-        # stage, with its longer sequences, has another
+        # by default its state is saved in the layout of its buffers and can only be loaded with the same layout; the
+        # next stage, with longer sequences, has another
         recipe.put("reshardable", True)

@@ -116,7 +116,7 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         for name, member in zip(self.names, self.members, strict=True):
             member.read(self.family.select(name).weights)
         logger.info(
-            "Family of %d models: %.1f MiB of weights, %.1f MiB beside them",
+            "Family of %d models: %.1f MiB of weights, %.1f MiB for members",
             len(self.names), self.family.nbytes / 2**20, self.family.slice_bytes / 2**20,
         )  # fmt: skip
         return {name for name, _ in self.named_parameters()}

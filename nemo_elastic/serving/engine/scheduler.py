@@ -42,7 +42,7 @@ _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
 class Turns:
-    """Whose turn a step is: members whose step may do something, in a ring, and what is known of free capacity."""
+    """Chooses the member of a step: a ring of members with work, and the known free capacity."""
 
     def __init__(self, ring: Sequence[str]) -> None:
         self._ring = tuple(ring)
@@ -67,7 +67,7 @@ class Turns:
     def served(self, member: str, worked: bool = True, left: Any = None) -> None:
         """This member had its turn, in which something was computed or nothing could start; `left` waits first now.
 
-        Where another did before, what that one kept behind it may start.
+        If another member ran before, requests that waited for it may start.
         """
         if self.left.pop(member, left) is not left:
             self.freed()
