@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""How good a member is: held-out loss, answers to held-out problems, lm-eval tasks, and its best shape for a task."""
+"""Quality of members: held-out loss, accuracy on problems, lm-eval tasks, and the best shape for a task."""
 
 from .accuracy import answer_accuracy
 from .scoring import Loss, answer_loss, log_probs, perplexity

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Share of answers that are right: of held-out problems, worked out in text, and of questions about a document."""
+"""Accuracy on held-out problems with worked solutions, and on questions about a document."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .scoring import Generates, greedy_answers
 
 @dataclass(frozen=True)
 class Answer:
-    """One problem and what a model made of it.
+    """One problem and a model's answer.
 
     Attributes:
         problem: the problem.
-        text: what the model wrote after `problem.prompt`.
+        text: the model's continuation of `problem.prompt`.
         correct: whether the first complete answer in it is the right one.
     """
 
@@ -56,7 +56,7 @@ class Accuracy:
 
     @property
     def guessed(self) -> int:
-        """How many are right by chance: who gives each task its most frequent answer, unread, solves as many."""
+        """Problems solved without reading them, by each task's most frequent answer."""
         tasks = self.by(lambda p: p.task).values()
         return sum(Counter(a.problem.answer for a in task.answers).most_common(1)[0][1] for task in tasks)
 
@@ -93,7 +93,7 @@ def answer_accuracy(
     max_new_tokens: int | None = None,
     batch: int = 128,
 ) -> Accuracy:
-    """Let a model work out held-out problems, and compare its answers.
+    """Generate answers to held-out problems and compare them.
 
     The tokenizer is that of the model's training. By default an answer may have a quarter more tokens than the worked
     solution, and 8.

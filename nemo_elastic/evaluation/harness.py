@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """lm-evaluation-harness tasks on members of a family in memory: no member has to be written to disk first.
 
-The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported only when tasks are asked for.
+The harness is optional (`pip install lm-eval`, 0.4.13 or later) and is imported only for `--tasks`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 256
 class Harness:
     """Tasks of the harness, by the names that `lm-eval ls tasks` lists or from a folder with the user's task files.
 
-    `ElasticError` where the harness is not installed, has no such task, or a task asks for what we do not do.
+    `ElasticError` if the harness is not installed, does not have a task, or a task needs a function that we lack.
     """
 
     def __init__(self, tasks: Sequence[str], include: str | Path | None = None) -> None:
@@ -58,7 +58,7 @@ class Harness:
     ) -> dict[str, dict[str, float]]:
         """Run all tasks on one member, each on up to `limit` documents.
 
-        Gives task -> metric (`name`, or `name,filter` where the task has filters) -> value.
+        Returns task -> metric (`name`, or `name,filter` where the task has filters) -> value.
         """
         run = self._evaluate(
             model=make_lm(member, tokenizer_dir, batch),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The log-probabilities that a model gives to labels, the losses they make, and greedy answers to many prompts.
+"""Log-probabilities of labels under a model, losses, and greedy answers to many prompts.
 
 b: rows, l: positions, t: labels that count, v: vocabulary.
 """
@@ -86,7 +86,7 @@ class Loss:
         return math.exp(self.nats) if self.nats < 700 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Both figures; a perplexity that no float holds is null."""
+        """Loss and perplexity; null for a perplexity beyond the range of a float."""
         ppl = self.perplexity if math.isfinite(self.perplexity) else None
         return {"loss": self.nats, "perplexity": ppl, "tokens": self.tokens}
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The right shape for a task: a search inside a trained family by its loss on the task's text.
 
-Whole documents are dealt out to two halves, one to choose by, one to say how good the choice is. The path's shape at
-the budget is the start. What the search finds is compared with it on the other half, document by document. It is taken
-only if it is better there as well: a search over a hundred shapes always finds one that is better on what it searched.
+Documents are divided into two halves, one to search on and one to report on. The search starts from the path's shape
+at the budget. Its result is compared with that shape on the other half, document by document, and is taken only if it
+is better there, too: a search over a hundred shapes always finds one that is better on the searched half.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from nemo_elastic.verdicts import FEW, Interval, ratio_interval
 
 from .scoring import Model, log_probs
 
-#: documents of a half are read in turns of so many sequences, so that a long one leaves tokens to others
+#: sequences per turn when documents of a half are read in turns, so that a long one does not use all tokens
 TURN = 8
-#: the half to report on is read to so many times as many tokens: it is run twice, not for every candidate
+#: tokens of the reported half relative to the searched one: it is run twice, not for every candidate
 WIDER = 4
 
 
@@ -96,11 +96,11 @@ class Halves:
 
 
 def halves_of(documents: Sequence[Encoded], length: int, most: int, seed: int = 0, where: str = "data") -> Halves:
-    """Deal documents out to two halves of about as many tokens, and cut them into sequences of `length` labels.
+    """Divide documents into two halves of about equally many tokens, cut into sequences of `length` labels.
 
     A document is in one half only and ends in its end token. A single document is divided at its middle, and a
     sequence between is left out. The half to search on has at most `most` labels, the other one four times as many.
-    The seed says how documents are dealt: the same arguments give the same halves. `where` names the documents in
+    The seed determines the halves: the same arguments give the same halves. `where` names the documents in
     errors.
     """
     given = [document for document in documents if _counted(document)]
@@ -109,12 +109,12 @@ def halves_of(documents: Sequence[Encoded], length: int, most: int, seed: int = 
         given = _halved(given[0], length)
     order = np.random.default_rng(seed).permutation(len(given)).tolist()
     sizes, hands, tokens = [min(_counted(d), WIDER * most) for d in given], ([], []), [0, 0]
-    # long ones first, so that halves end about equal; those of a length within a factor of two by chance
+    # long documents first, so that halves are about equal; documents within a factor of two in random order
     for at in sorted(order, key=lambda at: -sizes[at].bit_length()):
         half = int(tokens[1] < tokens[0])  # the shorter one
         hands[half].append(at)
         tokens[half] += sizes[at]
-    hands = sorted(hands, key=len)  # an interval takes documents: the half of more is held out
+    hands = sorted(hands, key=len)  # an interval needs documents: report on the half with more
     search, held_out = (
         _half([given[at] for at in order if at in hand], length, limit)
         for hand, limit in ((set(hands[0]), most), (set(hands[1]), WIDER * most))
@@ -158,14 +158,14 @@ def _half(documents: Sequence[Encoded], length: int, most: int) -> Half:
 
 @dataclass(frozen=True)
 class Specialized:
-    """What a search for a task found; losses in nats per token.
+    """Result of a search for a task; losses in nats per token.
 
     Attributes:
         path: the path's shape at the budget, where the search began.
         candidate: the shape with the lowest loss on the half that was searched on; `path` if it has no higher loss.
         searched: losses of the two on that half, the path's first.
         held_out: losses of the two on the other half.
-        gain: by how much the found shape is better on the other half, over its documents; None of too few.
+        gain: improvement of the found shape on the other half, over its documents; None for too few documents.
         trials: how many shapes were measured.
     """
 
@@ -178,12 +178,12 @@ class Specialized:
 
     @property
     def wins(self) -> bool:
-        """Whether the found shape is better on both halves, and on the held-out one by more than chance."""
+        """Whether the found shape is better on both halves, on the held-out one significantly."""
         return self.candidate != self.path and self.gain is not None and self.gain.above_zero
 
     @property
     def shape(self) -> Subnet:
-        """The shape to take: the found one where it wins, the path's otherwise."""
+        """The found shape if it wins, else the path's."""
         return self.candidate if self.wins else self.path
 
     def to_json(self, family: Family) -> dict[str, Any]:

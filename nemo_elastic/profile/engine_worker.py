@@ -4,7 +4,7 @@
 
     python engine_worker.py transformers|vllm JSON
 
-JSON: {"folder", "dtype", "device", "batch", "length"}; the folder has a `config.json` alone, and weights are random.
+JSON: {"folder", "dtype", "device", "batch", "length"}; the folder has only a `config.json`, and weights are random.
 The device has no index: of GPUs the first that the process sees is taken. Prints a line {"versions", "hardware"} once
 the model is loaded. Reads lines [prompt tokens, new tokens] and answers each with the seconds that a batch took.
 """

@@ -30,10 +30,10 @@ from .measure import Model
 
 __all__ = ["RUNTIME", "Engine", "alone"]
 
-#: the engine that is this process; the others are transformers and vllm
+#: the engine in this process; the others are transformers and vllm
 RUNTIME = "runtime"
 _TORCH = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-#: tokens of a sequence beyond the workload's, which engines keep for themselves
+#: tokens of a sequence that engines reserve, beyond the workload's
 SPARE = 16
 #: names or numbers of the GPUs that a process sees
 SEEN = "CUDA_VISIBLE_DEVICES"
@@ -45,7 +45,7 @@ class Engine:
 
     Attributes:
         name: runtime, transformers or vllm.
-        work: what they are given.
+        work: batch and lengths.
         device: where they run: cpu, cuda, cuda:1.
         python: interpreter of an environment with the engine; for the runtime this one.
         facts: {"versions", "hardware"} of what ran, once a model was loaded.
@@ -70,7 +70,7 @@ class Engine:
 
 
 def alone(device: str, environment: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A device without its index, and the variables that leave a process this one GPU: vLLM takes the first it sees.
+    """A device without its index, and environment variables that show a process only this GPU: vLLM takes the first.
 
     Raises:
         ElasticError: an index that is no number, or beyond the GPUs that this process's environment variables allow.
@@ -104,7 +104,7 @@ class _InProcess:
         return time.perf_counter() - began
 
     def close(self) -> None:
-        """Give its memory back."""
+        """Free its memory."""
         del self._model
 
 

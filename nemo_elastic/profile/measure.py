@@ -3,7 +3,7 @@
 """A table of latencies, measured entry by entry.
 
 An entry is a kind of layer at chosen widths. Two models that differ only in the number of these layers take turns, and
-the difference of their times is known when its interval is narrow. What was measured is written at once.
+the measurement ends when the confidence interval of the difference is narrow. Every entry is written at once.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ VOCABULARY = 256
 #: fewest layers of the smaller model, the most, and bytes that its weights should have: a part of what lies in a
 #: processor's caches is read faster than it is in a whole model (by a fifth, where all weights were 300 MB)
 FEW, MANY, LARGE = 2, 32, 4.5e8
-#: tokens of an answer that are timed, at most: they lie in the middle of it
+#: maximum timed tokens of an answer, in its middle
 TIMED = 16
-#: what two tables must have alike for one to be the rest of the other: what was asked, and what ran
+#: fields that two tables must share for one to complete the other
 ASKED, RAN = ("format", "source", "parent", "engine", "workload"), ("hardware", "versions")
 #: lists of a grid
 KEPT = (*PHASES, "bounds")
@@ -108,10 +108,10 @@ def layer_of(parent: Parent, cell: Cell) -> Subnet:
 
 
 def model_of(parent: Parent, cell: Cell, number: int, widths: Widths) -> tuple[Parent, Subnet]:
-    """A model that measures a cell, as a parent with as many layers and the member of it that runs.
+    """A model for measuring a cell: a parent and the member that runs.
 
-    It has so many layers of the cell's kind, or of each kind for what is outside of layers. As engines want hybrids,
-    there is one layer of each other kind, with the smallest of `widths`.
+    It has `count` layers of the cell's kind, or of each kind for `OUTSIDE`. As engines need hybrids, there is one
+    layer of each other kind, with the smallest of `widths`.
     """
     others = [name for name in dict.fromkeys(parent.types) if name != cell.kind]
     names = others * number if cell.kind == OUTSIDE else [*others, *[cell.kind] * number]
@@ -128,14 +128,14 @@ def _layer(parent: Parent, index: int, kind: str, choices: Mapping[str, int]) ->
     return Layer(index, kind, parent.widths(kind, {axis: choices[axis] for axis in parent.kind(kind).widths}))
 
 
-# ------------------------------------------------------------------ how long it takes
+# ------------------------------------------------------------------ times
 
 
 class Model(Protocol):
     """A model in an engine, ready to answer."""
 
     def seconds(self, prompt: int, new: int) -> float:
-        """How long a batch of prompts of so many tokens takes to get so many new tokens each."""
+        """Seconds for a batch of prompts with a number of tokens and new tokens each."""
         ...
 
     def close(self) -> None: ...
@@ -157,8 +157,8 @@ class Stop:
 
     Attributes:
         tolerance: half of the interval for the median, over the time of the smaller model.
-        rounds: fewest and most; the interval holds the median with 95 % from six on.
-        seconds: after which no round begins but the fewest; 0 asks for one round, which has no interval.
+        rounds: minimum and maximum; from six on the interval has 95% confidence.
+        seconds: time limit for rounds after the minimum; 0: a single round without an interval.
     """
 
     tolerance: float = 0.01
@@ -193,9 +193,9 @@ def phases(model: Model, work: Workload) -> np.ndarray:
 
 
 def difference(first: Model | None, second: Model, work: Workload, stop: Stop, rest: bool = False) -> Difference:
-    """How much longer the second model takes than the first, or how long it takes where there is no first.
+    """Time of the second model minus that of the first, or without a first the time of the second.
 
-    They take turns, and who begins changes, so that a machine that slows down slows both. The first round is warm-up.
+    They take turns in alternating order, so that a slower machine affects both. The first round is warm-up.
     With `rest` it is what the first takes without that difference: where the second has all layers twice, what is
     outside of them.
     """
@@ -224,9 +224,9 @@ def _named(values: np.ndarray) -> dict[str, float]:
 
 
 def _half(samples_np: np.ndarray) -> np.ndarray:
-    """Half of the interval that holds the median with 95 %, whatever the distribution: between order statistics."""
+    """Half of the 95% confidence interval of the median, between order statistics, for any distribution."""
     ordered, n = np.sort(samples_np, axis=0), len(samples_np)
-    # chance that the median is not between the k-th of n samples and the k-th from behind
+    # probability that the median is outside the k-th smallest and k-th largest of n samples
     missed = {k: 2 * sum(comb(n, i) for i in range(k)) / 2**n for k in range(n // 2, 0, -1)}
     low = next((k for k, chance in missed.items() if chance <= 0.05), None)
     return np.full(samples_np.shape[1], np.inf) if low is None else (ordered[n - low] - ordered[low - 1]) / 2
@@ -283,7 +283,7 @@ def measure(
     `progress` gets how many entries are done, of how many, and which is measured, before an entry and after it.
 
     Raises:
-        ElasticError: the engine does not run a model, or other versions or another machine began the table.
+        ElasticError: the engine cannot run a model, or the table was begun with other versions or on another machine.
     """
     every, grids = list(cells(widths)), table["grids"]
     left = [cell for cell in every if None in (grids[cell.kind][phase][cell.place] for phase in PHASES)]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A table on paper, for a GPU that is not at hand: what a layer must compute and read, whichever takes longer."""
+"""A computed table for a GPU that is not available: the longer of compute time and memory time of a layer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _seconds(parent: Parent, cell: Cell, work: Workload, gpu: Gpu) -> dict[str, 
     for phase, tokens, length in ((PREFILL, work.prompt, work.prompt), (DECODE, 1, 2 * middle)):
         flops = flops_per_token(parent, member, length)
         flops -= 0 if outside else flops_per_token(parent, bare, length)
-        done = work.batch * (1 if outside else tokens) * flops  # the head is for the last token alone
+        done = work.batch * (1 if outside else tokens) * flops  # the head runs only for the last token
         read = DTYPE_BYTES[work.dtype] * _weights_read(parent, cell, member, bare, work.batch * tokens)
         if phase == DECODE and not outside:
             cache = cache_elements(parent, member, work.batch, middle)

@@ -185,7 +185,7 @@ def quantize_folder(
         source: a Hugging Face folder, or one that `open_source` opened.
         out: the folder to write, whole or not at all.
         scheme: how weights are stored.
-        ranges: largest inputs of products (`largest_inputs`), for scales of activations; None for weights alone.
+        ranges: largest inputs of products (`largest_inputs`), for scales of activations; None: only weights.
         force: replace an existing `out`.
         shard_bytes: largest file of weights.
         progress: called with (bytes written, bytes in all).

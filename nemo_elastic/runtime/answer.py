@@ -20,7 +20,7 @@ from .speculation import Speculation
 
 
 def stop_strings(given: Any) -> tuple[str, ...]:
-    """Stop strings as a user gives them: one, several or none."""
+    """A tuple of stop strings, from one, several or None."""
     stops = () if given is None else (given,) if isinstance(given, str) else given
     if not isinstance(stops, (list, tuple)) or not all(isinstance(s, str) and s for s in stops):
         raise bad("stop", given, "a text or a list of texts, each with at least one character")
@@ -31,7 +31,7 @@ class Answer:
     """One answer that grows, as pieces of text or as tokens.
 
     Args:
-        tokenizer: to see its text; None where nobody asks for that, and tokens pass through.
+        tokenizer: decodes text; None to yield tokens.
         stops: strings before which it ends; they need the tokenizer.
         end_ids: tokens that end it; they are no text.
         as_text: whether pieces of text come out, or tokens.
@@ -91,7 +91,7 @@ class Answer:
 class Stream(Iterator):
     """Answers as they come.
 
-    Of one prompt it gives pieces of text, or tokens where tokens were given; of a batch (number of the prompt, piece).
+    For one prompt it yields pieces of text, or tokens if tokens were given; for a batch (number of the prompt, piece).
     The pieces of a text are whole characters, and together they are what comes without `stream`.
 
     Attributes:

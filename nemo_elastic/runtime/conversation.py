@@ -1,6 +1,8 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""One conversation with a family, for `nemo-elastic chat`: its messages, who answers, and what an answer took."""
+"""One conversation with a family, for `nemo-elastic chat`: its messages, the answering member, and time and memory of
+an answer.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,7 @@ class Conversation:
         }
 
     def report(self) -> dict[str, Any]:
-        """What the last answer was and took; seconds include reading the prompt, and sizes are bytes."""
+        """Figures of the last answer: seconds include the prompt, sizes are in bytes."""
         return self._last
 
     def summary(self) -> str:

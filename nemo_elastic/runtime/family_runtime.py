@@ -22,12 +22,12 @@ from nemo_elastic.nn.weights import check_nested
 from .member_model import Companions, MemberModel
 from .storage import CutLayers, Storage, check_device
 
-#: name of the only member of a folder that gives itself none
+#: name of the only member of a folder without names
 FULL = "full"
 
 
 class ReadWeights(NamedTuple):
-    """Weights of an opened folder, each read when it is asked for."""
+    """Weights of an opened folder, each read on access."""
 
     parent: Parent
     member: Subnet
@@ -37,7 +37,7 @@ class ReadWeights(NamedTuple):
 class FamilyRuntime:
     """Weights of the largest member, and every smaller one as views of them.
 
-    Selecting a member takes no time and next to no memory: its first forward makes the views of its layers. Any number
+    Selecting a member needs almost no time and memory: its first forward makes the views of its layers. Any number
     of them can be in use at once, each at the cost of its size; see `storage.py`.
 
     Threads may select, run and release members at the same time: weights are never written, what is made on first use
@@ -50,7 +50,7 @@ class FamilyRuntime:
         members: nested in the model's member, largest first; only that one by default. Other shapes can be
             selected too, and cost up to as much as the member above them.
         extras: further shapes by name, each nested in what the model holds but not in each other. The order in which
-            weights are stored is made for the members alone.
+            weights are stored depends only on the members.
         dtype, device, copy: see `Storage`.
         companions: files for text (tokenizer, template); none by default.
 
@@ -58,10 +58,10 @@ class FamilyRuntime:
         parent: shape in which layers are counted.
         held: member whose weights are in memory.
         members: shapes by name, largest first, then extra shapes.
-        path: names of the members alone, largest first.
+        path: names of the members without extra shapes, largest first.
 
     Raises:
-        ElasticError: a member is not nested in what the model holds.
+        ElasticError: a member is not nested in the model's.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class FamilyRuntime:
         return self._companions.end_ids
 
     def release(self) -> None:
-        """Forget what was selected; models that are still in use stay as they are."""
+        """Drop cached members; models that are still in use are not changed."""
         self._selected.clear()
 
     @property
@@ -153,7 +153,7 @@ class FamilyRuntime:
 
     @property
     def underflowed(self) -> int:
-        """How many weights are 0 in the dtype that was asked for, and were not."""
+        """Number of nonzero weights that are 0 in the requested dtype."""
         return self._storage.underflowed
 
     @property

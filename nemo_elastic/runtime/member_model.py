@@ -150,11 +150,11 @@ class MemberModel:
                 An empty list continues.
             temperature, top_p, top_k, seed: how the next token is chosen, see `Sampling`; 0 samples nothing.
             stop: strings before which an answer ends. Of tokens, those come out whose text is before it.
-            stream: give the pieces as they come, see `Stream`.
+            stream: yield pieces as they are generated, see `Stream`.
             draft: a smaller member of the family that drafts what this one then reads, several tokens at once. What
                 comes out is this member's output: the same tokens, or where tokens are sampled the same distribution
                 (not the same samples). A member that is not smaller than this one drafts nothing.
-            k: how many tokens it drafts at once, 1 to 16; None for as many as pay by what was accepted so far.
+            k: number of draft tokens, 1 to 16; None adapts it to the accepted share so far.
 
         Returns:
             For a text or messages the text of the answer, for token ids new token ids, with the one that ended it; for
@@ -225,8 +225,8 @@ class Prompts:
 
     Attributes:
         ids: of each prompt.
-        single: one was given, not a batch.
-        are_text: texts or messages were given, so text is wanted.
+        single: a single prompt, not a batch.
+        are_text: prompts are texts or messages, so answers are text.
     """
 
     ids: list[list[int]]
@@ -235,7 +235,7 @@ class Prompts:
 
 
 def read_prompts(given: Any, companions: Companions, vocab: int) -> Prompts:
-    """Read prompts of any form that `MemberModel.generate` takes; the tokenizer is read only where there is text."""
+    """Read prompts of any form that `MemberModel.generate` takes; the tokenizer is read only for text."""
     if isinstance(given, str):
         return Prompts(token_ids([companions.tokenizer.encode(given)], vocab), True, True)
     if isinstance(given, torch.Tensor) or hasattr(given, "ndim"):

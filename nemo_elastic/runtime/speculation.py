@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Self-speculation: a small member of the family drafts, a larger one reads the draft in one forward and keeps what it
-would have chosen itself.
+"""Self-speculation: a small member of the family drafts, a larger one reads the draft in one forward and keeps the
+tokens that it would have chosen.
 
-A forward of a few tokens takes about as long as one of a single token where reading the weights is what takes the
-time, so a draft that is mostly right makes several tokens of one forward. What comes out is the large member's own:
-the same tokens where the most likely one is taken (up to what rounding makes of ties), the same distribution where
-tokens are sampled. Draft tokens that do not stay are taken back from both members' caches (`nn.cache.Cache.rewind`).
+Where time is spent on reading weights, a forward of a few tokens is about as fast as one of a single token, so a
+mostly right draft gives several tokens per forward. The output is the large member's: the same tokens where the most
+likely one is taken (up to what rounding makes of ties), the same distribution where tokens are sampled. Draft tokens
+that do not stay are taken back from both members' caches (`nn.cache.Cache.rewind`).
 
-As many tokens are drafted as pay, by the share that was accepted so far. Where each draft token is accepted with
+The number of draft tokens follows from the accepted share so far. Where each draft token is accepted with
 probability a, and the draft's forward costs c of the large member's, k draft tokens make speculation this many times
 as fast (Leviathan et al., arXiv 2211.17192, theorem 3.8)::
 
@@ -30,13 +30,13 @@ from nemo_elastic.nn.weights import Weights
 
 from .token_sampling import MostLikely
 
-#: most tokens that are drafted at once where nothing else is asked for
+#: default maximum number of draft tokens
 MOST = 8
-#: forwards of the large member alone until a draft is tried again that did not pay
+#: forwards of the large member without a draft, after drafts that did not pay
 PAUSE = 16
-#: what the share accepted is taken for before anything is known, and how many tokens that is worth
+#: prior of the accepted share, and its weight in tokens
 _GUESS, _WORTH = 0.8, 4.0
-#: how much of what was seen counts one round later
+#: factor per round on the weight of earlier observations
 _FADE = 0.95
 
 
@@ -56,7 +56,7 @@ def best_length(accepted: float, cost: float, most: int = MOST) -> int:
 
 @dataclass
 class DraftLength:
-    """How many tokens to draft next for one prompt: `fixed`, or as many as pay by what was accepted so far.
+    """Number of draft tokens for one prompt: `fixed`, or chosen by the accepted share so far.
 
     `cost` is a forward of the draft over one of the large member.
     """
@@ -89,15 +89,15 @@ class DraftLength:
 class Speculation(Unfinished):
     """Prompts decoded with a draft; an iteration yields one token of each, as in `nn.generate.Decoding`.
 
-    Every sequence of a batch goes at its own pace: it keeps as much of its draft as stays, and drafts as much as pays.
-    Its tokens do not depend on the others.
+    Sequences of a batch advance independently: each keeps the accepted part of its draft and adapts its number of
+    draft tokens. Its tokens do not depend on the others.
 
     Args:
         weights: of the member that answers.
         draft: of a smaller one that drafts; both of the same vocabulary.
         prompts, limits, stop_ids: as of `Decoding`.
         chooser: chooses for both.
-        k: draft tokens at once; None for as many as pay.
+        k: number of draft tokens; None adapts it.
 
     Attributes:
         drafted: of each prompt, draft tokens that were read by the member that answers.
@@ -122,7 +122,7 @@ class Speculation(Unfinished):
         self.drafted, self.accepted = [0] * len(prompts), [0] * len(prompts)
 
     def __iter__(self) -> Iterator[dict[int, int]]:
-        """Give new tokens: prompt -> token, the stop token as well."""
+        """Yield new tokens: prompt -> token, also the stop token."""
         active = [i for i in range(len(self._known)) if i not in self.ended]
         if not active:
             return

@@ -3,11 +3,11 @@
 """Weights of the largest member, stored so that every member is a corner of every matrix.
 
 In a folder a width keeps the first part of each of several blocks: heads of a Mamba group, stripes of an MLP, the
-parts of [z | x | B | C | dt]. Such a slice is no matrix with strides, so it would be copied for each member, or
-multiplied block by block. Here the dimensions that members cut are stored in the order in which members give channels
-up: first what the smallest keeps, then what the next one adds, and so on. Every member of the family is then a view of
-the top left corner, which one product reads where it lies. What is moved instead are activations: one gather of a
-layer's few thousand channels to where the model has them and one back (`LayerWeights.linear`).
+parts of [z | x | B | C | dt]. Such a slice is no strided matrix, so it would be copied for each member, or multiplied
+block by block. Here dimensions that members cut are stored in nested order: first the channels of the smallest member,
+then those that the next one adds, and so on. Every member of the family is then the top left corner, a view that one
+product reads in place. Activations are moved instead: a layer's few thousand channels are gathered into the model's
+order and back (`LayerWeights.linear`).
 
 A shape between the members runs as well. It reads up to the last channel that it keeps, which along one axis is
 exactly what it keeps, and never more than what the next larger member reads.
@@ -57,7 +57,7 @@ class Storage:
         tensors: by HF name, in the order of the model. Read one by one, never written.
         dtype: of the stored tensors, one of `DTYPES`; by default that of each tensor, and bfloat16 for float8, with
             which torch does not compute. What no cast may round gets at least float32 (`nn.functional.cast_dtype`).
-        copy: also copy what needs no other order, dtype or device, instead of sharing its memory.
+        copy: also copy tensors that need no other order, dtype or device, instead of sharing their memory.
 
     Attributes:
         underflowed: numbers that are not 0 in the tensors, and 0 in this dtype.
@@ -100,7 +100,7 @@ class Storage:
     def _reorder(
         self, stored: torch.Tensor, t: layout.Tensor, dim: int, members: Sequence[Subnet], device: Device
     ) -> torch.Tensor:
-        """`stored` with dimension `dim` in nested order, which is remembered; itself where it is so already."""
+        """`stored` with dimension `dim` in nested order (remembered); unchanged if it already is."""
         index = None if t.layer is None else t.layer.index
         users = [m for m in members if index is None or index in m.by_index]
         if t.row.each is not None:  # of members that have this one
@@ -116,7 +116,7 @@ class Storage:
         return stored.index_select(dim, torch.from_numpy(order).to(stored.device))
 
     def in_order(self) -> dict[str, torch.Tensor]:
-        """The tensors as the model has them; shares the memory of those that are stored so."""
+        """The tensors in the model's order; shares the memory of those that are stored in it."""
         out = dict(self.tensors)
         for (name, dim), chain in self._chains.items():
             out[name] = out[name].index_select(dim, self._places[chain])
@@ -124,7 +124,7 @@ class Storage:
 
     @property
     def owned(self) -> dict[int, torch.Tensor]:
-        """Everything that is kept here, by where it lies in memory."""
+        """Address in memory -> stored tensor."""
         return {t.untyped_storage().data_ptr(): t for t in (*self.tensors.values(), *self._places.values())}
 
     def weights(self, member: Subnet) -> Weights:

@@ -85,7 +85,7 @@ def pick(p_bv: torch.Tensor, at: Sequence[float]) -> list[int]:
 
 
 def agreed(chosen: Sequence[int], drafted: Sequence[int]) -> list[int]:
-    """Draft tokens up to the first that the large member would not have chosen, and what it chooses there.
+    """Accepted draft tokens, and the large member's choice at the first rejected one.
 
     `chosen` has one token more than `drafted`: what the large member chooses after the tokens so far, and after each
     draft token.
