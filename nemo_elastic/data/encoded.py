@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of text and of conversations as token ids, with a mask of what the loss counts.
+"""Rows of text and of conversations as token ids, with a loss mask.
 
 A text ends in the tokenizer's `eos_token`, and all of it counts. A conversation is what the chat template makes of it.
 What its `{% generation %}` marks say is an assistant's counts; all of it where there are no marks, as on both hosts.
@@ -32,7 +32,7 @@ class Encoded:
     """A document as tokens.
 
     Attributes:
-        row: what was encoded; None for one of a data folder.
+        row: the encoded row; None for a document of a data folder.
         ids: token ids, int32 or as they are stored.
         counts: which of them the loss counts; None for all.
     """
@@ -44,7 +44,7 @@ class Encoded:
 
 @dataclass
 class Tally:
-    """What was left out or cut, each with the place of the first.
+    """Counts of rows left out or cut, each with the place of the first.
 
     Attributes:
         empty: conversations with an empty answer, or none at all.
@@ -115,7 +115,7 @@ def encode_rows(
 ) -> Iterator[Encoded]:
     """Rows as tokens, in order, without those that have nothing to learn from; `tally` counts rows left out or cut.
 
-    Conversations of more than `length` tokens are dropped or cut, as `too_long` says. A conversation that the chat
+    Conversations of more than `length` tokens are dropped or cut, see `too_long`. A conversation that the chat
     template does not take is an `ElasticError` with the row's file and line.
     """
     for batch in grouped(rows, lambda row: BATCH if row.chat is not None else len(row.text), BATCH):

@@ -43,7 +43,7 @@ class EvalData:
             lists them.
         folder: the data folder that they are from, with its problems; None for text.
         split: of that folder.
-        notes: lines on what was left out, and on what counts.
+        notes: lines about rows left out and about the loss mask.
     """
 
     texts: Sequence[Encoded] = ()
@@ -55,7 +55,7 @@ class EvalData:
     def of(cls, folder: DataFolder, split: str = "val") -> EvalData:
         """All of a split; `ElasticError` where a token is not in the vocabulary."""
         given = cls((), folder, split)
-        _ = given.tokens  # looks at all of them, once
+        _ = given.tokens  # checks all of them, once
         return given
 
     @cached_property

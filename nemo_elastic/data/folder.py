@@ -56,7 +56,7 @@ MANIFEST, CHAT_MANIFEST = "data.json", "chat.json"
 PROBLEMS, METADATA = "val_problems.jsonl", "packed_metadata.jsonl"
 TOKENIZER = "tokenizer"
 #: `train`: files and short problems. `train_long`: the same files, mostly long problems. `val`: held out from both.
-#: Without problems there is no `train_long`, and whoever asks for it gets `train`.
+#: Without problems `train_long` is `train`.
 SPLITS = ("train", "train_long", "val")
 #: a data folder's name of a split -> the hosts' for conversations
 CHAT_SPLITS = {"train": "training", "val": "validation"}
@@ -161,7 +161,7 @@ class DataFolder(_Described):
         path: The folder.
         vocab_size: Rows of a model that knows every token.
         seed: of the build.
-        reasoning: Share of problem tokens that was asked for.
+        reasoning: Requested share of problem tokens.
         held_out_problems: Lines of `val_problems.jsonl`.
         python: Version of the Python that built it (and whose library it may hold).
         corpus: Where the text came from.
@@ -320,7 +320,7 @@ class ChatFolder(_Described):
         seed: of the packing.
         conversations: of each split.
         sequences: split -> number of packed sequences.
-        tally: tokens, those that count, and what was left out.
+        tally: tokens, tokens that count, and rows left out.
     """
 
     manifest: ClassVar[str] = CHAT_MANIFEST

@@ -38,7 +38,7 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 @dataclass(frozen=True)
 class Index:
-    """What an .idx file says.
+    """Content of an .idx file.
 
     Attributes:
         dtype: Type of a token in the .bin file.
@@ -167,7 +167,7 @@ def open_tokens(prefix: Path, vocab: int | None = None) -> np.ndarray:
 
     Args:
         prefix: Path without suffix.
-        vocab: Size of the vocabulary; every token is looked at where it is given.
+        vocab: Size of the vocabulary; if given, every token is checked against it.
 
     Raises:
         ElasticError: If a file is missing, they are not a sound pair, or a token is not in the vocabulary.

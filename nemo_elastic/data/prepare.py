@@ -177,7 +177,7 @@ class Split:
 def write_splits(
     folder: Path, splits: Mapping[str, Split], vocab: int, tell: Progress = lambda what, share: None
 ) -> dict[str, SplitInfo]:
-    """Write the token files of every split; gives what the manifest says of them."""
+    """Write the token files of every split; returns their part of the manifest."""
     infos = {}
     for done, (name, split) in enumerate(splits.items()):
         tell("writing", done / len(splits))
@@ -240,7 +240,7 @@ def _write_chats(
 
 
 def _write_rows(path: Path, documents: Iterable[Encoded]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Write conversations as both hosts' chat datasets read them; gives their token ids, and which of them count."""
+    """Write conversations as both hosts' chat datasets read them; returns their token ids and loss masks."""
     out = []
     with open(path, "w", encoding="utf-8") as stream:
         for document in documents:

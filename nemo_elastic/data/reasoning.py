@@ -50,7 +50,7 @@ class Problem:
         level: Difficulty, from 1.
         question: The question in our short form, e.g. `12+34-5`.
         steps: The lines between question and answer.
-        answer: What has to stand after `answer:`.
+        answer: Expected text after `answer:`.
         tokens: Length of `text` under the tokenizer of the data folder; 0 while unknown.
     """
 
@@ -63,12 +63,12 @@ class Problem:
 
     @property
     def prompt(self) -> str:
-        """What a model gets: up to and including `steps:`; its tokens are a prefix of those of `text`."""
+        """The model's input: up to and including `steps:`; its tokens are a prefix of those of `text`."""
         return f"question: {self.question}\nsteps:"
 
     @property
     def completion(self) -> str:
-        """What a model should write after `prompt`."""
+        """The expected continuation of `prompt`."""
         return " " + "\n".join((*self.steps, f"answer: {self.answer}\n"))
 
     @property

@@ -31,7 +31,7 @@ MAX_DOCUMENT = 2**24
 BATCH = 2**20
 #: A document is held out if its rank, from 0 to 2**64, is below: six in a hundred.
 HELD_OUT = 60 * 2**64 // 1000
-#: lists and objects of a conversation in each other; what reads and writes JSON ends at some hundreds
+#: maximum nesting of a conversation; JSON readers and writers fail at some hundreds
 _NESTED = 64
 # Installed packages are not the standard library; tests and lib2to3 are absent from many installations;
 # encodings is tables of numbers, pydoc_data one huge file of help texts; config-* and _sysconfigdata* describe the
@@ -61,7 +61,7 @@ class Chat:
 
     Attributes:
         messages: each with `role` and `content`.
-        tools: what the assistant may call, if the row has that.
+        tools: the assistant's tools, if the row has them.
         pair: question and answer, where the row had no more than `input` and `output`.
     """
 

@@ -45,7 +45,7 @@ __all__ = [
 #: prefixes of layers: of the model and of MTP (`core.prediction`)
 _LAYER = re.compile(r"(?:decoder|mtp\.layers\.\d+\.mtp_model_layer)\.layers\.\d+\.")
 _ANY = named(MEGATRON_LAYER, 0)
-#: tensors that a checkpoint holds as one: more than any model has, and too few to fill the memory with names
+#: maximum tensors in a stack: more than any model has, but few enough names for memory
 _MOST = 10_000
 
 
@@ -73,7 +73,7 @@ def to_megatron(
 
 
 def apart(parent: Parent, together: Sequence[Tensor], value: torch.Tensor) -> list[torch.Tensor]:
-    """What a whole Megatron tensor holds, as a Hugging Face folder has it.
+    """Split a whole Megatron tensor into the tensors of a Hugging Face folder.
 
     Args:
         parent: shape of the parent.
@@ -106,7 +106,9 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 
 def stacked_of(name: str) -> tuple[str, int] | None:
-    """The tensor of a checkpoint that holds a Megatron tensor as one of many, and its number; None where none does."""
+    """Name of the checkpoint's stacked tensor that contains a Megatron tensor, and its number there; None if not
+    stacked.
+    """
     place = _LAYER.match(name)
     if place is None:
         return None
@@ -135,7 +137,7 @@ def to_parts(
 
 
 def whole_sizes(stored: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Sizes by the names that a model has, where those of a checkpoint are given: parts together, stacks apart."""
+    """Convert a checkpoint's sizes to the model's names: parts are concatenated, stacks are split."""
     out: dict[str, tuple[int, ...]] = {}
     for name, size in stored.items():
         if size and all(size) and size[0] <= _MOST and (each := _stack(name)) is not None:

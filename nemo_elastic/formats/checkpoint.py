@@ -38,7 +38,7 @@ __all__ = [
     "unreplaced",
 ]  # fmt: skip
 
-#: what messages say of llama.cpp's files
+#: description of llama.cpp's files in messages
 GGUF = "GGUF, which cannot be read: give the Hugging Face folder that it was made from"
 
 _HEAD, _EMBEDDING = (layout.by_name(name).hf for name in ("head", "embedding"))
@@ -68,12 +68,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a folder says of itself, without its weights.
+    """Metadata of a folder, without weights.
 
     Attributes:
         folder: where it is.
         parent: shape of the parent that its layers are counted in.
-        subnet: the member of that parent that it has; the parent itself in a family or a plain model.
+        subnet: its member of the parent; the parent itself in a family or a plain model.
         config: its `config.json`.
         family: its `elastic.json`, where it has one.
         origin: where it comes from.
@@ -90,7 +90,7 @@ class Shapes:
 
     @property
     def members(self) -> dict[str, Subnet]:
-        """The members that can be cut by name; the model itself where it is no family."""
+        """Name -> member that can be cut; only the model itself without a family."""
         if self.family is not None:
             return {m.name: m.subnet for m in self.family}
         return {self.origin.name or "model": self.subnet}

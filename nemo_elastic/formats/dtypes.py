@@ -38,7 +38,7 @@ ITEMSIZE = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-#: numpy dtype that can compute with a dtype; the others have none
+#: dtype -> numpy dtype for computing; missing for others
 _NUMPY = {
     "BOOL": "?", "U8": "<u1", "I8": "<i1", "F16": "<f2", "U16": "<u2", "I16": "<i2", "F32": "<f4", "U32": "<u4",
     "I32": "<i4", "F64": "<f8", "U64": "<u8", "I64": "<i8",
@@ -50,7 +50,7 @@ _TORCH = {
     "BF16": "bfloat16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 OF_TORCH = {f"torch.{name}": dtype for dtype, name in _TORCH.items()}
-#: what a user calls a dtype, as budgets do -> its name in a safetensors header
+#: the user's name of a dtype, as in budgets -> its name in a safetensors header
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 #: dtypes whose words are the values themselves: others stand for something only with the scales of a quantisation
 FLOATS = ("F64", "F32", "F16", "BF16")

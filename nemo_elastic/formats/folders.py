@@ -46,7 +46,7 @@ class Reader(Protocol):
 
 
 class Format(NamedTuple):
-    """Which folders are of a format, and the module that reads them, imported when it is asked for."""
+    """Detection of a format's folders, and the module that reads them, imported on use."""
 
     is_one: Callable[[Path], bool]
     reader: Callable[[], Reader]
@@ -80,7 +80,7 @@ def open_source(folder: str | Path) -> Checkpoint:
 
 
 def read_shapes(folder: str | Path) -> Shapes:
-    """Read everything that a folder says of itself, without its weights."""
+    """Read a folder's metadata without its weights."""
     folder = _readable(local_folder(folder, weights=False))
     with unreplaced(folder):
         return _reader(folder).read_shapes(folder)
@@ -155,7 +155,8 @@ def repo_of(folder: Path) -> str | None:
 def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
     """Give a folder on this machine: the path, or the hub's model of that id, with its weights or without.
 
-    A path that exists always wins, and so does one into a folder that exists: a slip in `runs/family` asks nobody.
+    An existing path always wins, and so does a path into an existing folder: a typo in `runs/family` causes no
+    download.
     """
     path, repo = Path(given), os.fspath(given)
     if not is_repo(repo) or os.path.lexists(path) or os.path.lexists(path.parent):

@@ -46,7 +46,7 @@ class SplitBlockError(ElasticError):
     """A member keeps a part of a block that has one scale."""
 
 
-# ------------------------------------------------------------------ what a cut keeps
+# ------------------------------------------------------------------ cuts
 
 
 def select(stored: Quantization, parts: Mapping[str, Tensor], selections: Sequence[Selection]) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ def stored_scale(stored: Quantization, parts: Mapping[str, Tensor]) -> np.ndarra
 
 
 def stored_values(stored: Quantization, parts: Mapping[str, Tensor], dtype: torch.dtype) -> torch.Tensor:
-    """The weight that codes and scales stand for, [rows, columns]."""
+    """The dequantized weight [rows, columns]."""
     import torch
 
     from nemo_elastic.nn.low_precision import fp8_values, nvfp4_values

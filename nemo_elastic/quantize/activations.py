@@ -3,7 +3,7 @@
 """How large the inputs of a family's matrix products become, in every member.
 
 A member is cut out as bytes, its scales with it, so one scale serves all members: that of the largest input that any
-of them has. An expert that no token went to has the others' of its layer.
+of them has. An expert without tokens gets the range of the other experts of its layer.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def quantized_weights(source: Checkpoint, scheme: Scheme) -> dict[str, tuple[str
 
 
 def _cut(source: Checkpoint, member: Subnet, weights: Collection[str]) -> dict[str, tuple[Selection, ...]]:
-    """What a member keeps of each of some weights."""
+    """Name of a weight -> the selections (rows, columns) that a member keeps."""
     return {name: kept for name, kept in kept_parts(source, member).values() if name in weights}
 
 

@@ -28,7 +28,7 @@ class Trial:
         budget: name of the budget that it was tried for.
         origin: start, even, fullest or varied.
         cost: in the budget's unit; loss: what the callable returned, infinite for NaN.
-        member: what was measured.
+        member: the measured shape.
     """
 
     number: int
@@ -41,7 +41,7 @@ class Trial:
 
 @dataclass
 class Measured:
-    """What was measured so far.
+    """All measurements so far.
 
     Attributes:
         space, budgets, loss, candidates, progress: of `finder.search`; the budgets without the parent's.

@@ -35,7 +35,7 @@ class Projection:
     Attributes:
         budget: name of the budget.
         raw: the chosen shape; member: its projection.
-        target: limit on the cost; raw_cost, cost: what the two cost.
+        target: limit on the cost; raw_cost, cost: costs of `raw` and `member`.
         nested: the raw choice already lay inside the next larger member.
         limits: of several limits, each one's field -> its target, raw_cost and cost; the others are then shares.
     """
@@ -81,10 +81,11 @@ def project(
 
     Args:
         space: choices that the result may make; `raw` and `upper` lie in it.
-        raw: what a router chose.
+        raw: the router's choice.
         budget: the limit; the parent's budget gives the parent.
         upper: the next larger member, the parent when None.
-        lower: a smaller choice that the member should hold; without effect where `upper` or the budget is too small.
+        lower: a smaller choice that the member should contain; without effect where `upper` or the budget is too
+            small.
 
     Returns:
         The member with the figures of before and after.

@@ -15,7 +15,7 @@ from nemo_elastic.search.space import Space
 
 
 def check_block(config: ElasticConfig, parent: Parent, counted: bool = True) -> Parent:
-    """Hold axes, and where the vocabulary is counted budgets, against a parent; give it with the block's stripes."""
+    """Check axes and, with `counted`, budgets against a parent; returns the parent with the block's stripes."""
     parent = config.parent_shape(parent)
     axes = config.resolve_axes(parent)
     if counted:

@@ -213,7 +213,7 @@ class Space:
         return np.array(rows, dtype=bool).reshape(len(rows), len(self.slots))
 
     def nested(self, inner: Sequence[int] | np.ndarray, outer: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Whether members of `inner` lie in those of `outer`: codes [..., slots], one against many or pair by pair."""
+        """Whether members of `inner` are nested in those of `outer`: codes [..., slots], broadcast or in pairs."""
         inner = np.asarray(inner, dtype=np.int64)
         depth = self.slot(DEPTH)
         active = self.active_at[inner[..., depth] if depth is not None else 0]

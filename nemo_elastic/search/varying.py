@@ -17,7 +17,7 @@ FREE, KNOWN = 20, 200
 def vary(measured: Measured, rng: np.random.Generator) -> None:
     """Measure variations of the best chain's members, between their neighbors in it, while candidates are left.
 
-    Where these are known, anywhere: with others that were measured they may make a better chain.
+    If all of these are measured, variations of any measured member: they may form a better chain.
     """
     space, known = measured.space, 0
     whole, least = (0,) * len(space.slots), tuple(int(n) - 1 for n in space.sizes)

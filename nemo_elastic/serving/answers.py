@@ -22,7 +22,7 @@ from .pairs import read_budget
 
 #: the key of the member in an output of the engine
 _MEMBER = "nemo_elastic_member"
-#: where `model` stands: in the answer, and in what wraps it in streams of responses and of messages
+#: keys of objects with a `model`: the answer, and its wrappers in streams of responses and of messages
 _WITHIN = ("response", "message")
 
 
@@ -44,7 +44,7 @@ class Answer:
         return next(iter(members)) or AUTO if len(members) == 1 else AUTO
 
     def naming(self, send: Send) -> Send:
-        """Let what vLLM sends for `auto`, JSON or a stream of it, say who answered."""
+        """Put the answering member into the responses for `auto`, JSON or a stream."""
         if not self.is_auto:
             return send
         start: Message | None = None
@@ -76,7 +76,7 @@ class Answer:
         return named
 
     def _named(self, raw: bytes) -> bytes:
-        """JSON of an answer or of a piece of a stream with the member's name in it; itself where it has no place."""
+        """JSON of an answer, or of a piece of a stream, with the member's name; unchanged if it has no `model`."""
         try:
             event = json.loads(raw)
         except ValueError:

@@ -36,13 +36,13 @@ MIDDLEWARE, GATE = "nemo_elastic.serving.middleware.MemberMiddleware", "nemo_ela
 _ENGINE = "nemo_elastic.serving.engine"
 #: the key in vLLM's `additional_config`
 KEY = "nemo_elastic"
-#: most bytes of a request's body where nobody says: some millions of token ids
+#: default maximum bytes of a request's body: some millions of token ids
 MOST_OF_BODY = 2**25
 #: where a family has no chat template: to its operator, and to a client
 NO_TEMPLATE = "no chat template: without --chat-template it takes prompts at /v1/completions, and no messages"
-#: most bytes of cache on a CPU unless asked for
+#: default maximum bytes of cache on a CPU
 CPU_CACHE = 4 * 2**30
-#: settings of an engine that a family does not go with -> the only value that it takes, and why
+#: engine setting -> the only value that works with a family, and why
 _ONLY: Mapping[str, tuple[Any, str]] = {
     "tensor_parallel_size": (1, "a family takes 1: members are views of whole matrices"),
     "pipeline_parallel_size": (1, "a family takes 1: members have separate layers"),
@@ -62,7 +62,7 @@ _ONLY: Mapping[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line of a server says to our part of the engine.
+    """Settings that a server's command line passes to the engine's plugin.
 
     Attributes:
         end_ids: token ids that end the thinking of a pair; that of `</think>`, if there is one, when the server
@@ -92,7 +92,8 @@ def open_family(
 ) -> tuple[Names, dict[str, Any]] | None:
     """The names of a family that is to be served, and `additional_config` with the token ids that end its thinking.
 
-    Reads everything but the weights, and raises `ElasticError` for what cannot be served. None for any other model.
+    Reads everything but the weights, and raises `ElasticError` for families that cannot be served. None for other
+    models.
     `served` are more names of the largest member, as `--served-model-name` has them.
     """
     settings = Settings.read(additional)
@@ -183,7 +184,7 @@ def prepare_engine(args: Any) -> None:
     else:
         from vllm.config import CUDAGraphMode
 
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner was not tried
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner is not tested
         # a graph of the whole model would be one member's, whoever's turn it is
         args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
 
@@ -191,7 +192,7 @@ def prepare_engine(args: Any) -> None:
 def _check_heads(parent: Parent) -> None:
     """Ask vLLM's kernels for a CPU for attention of these heads, since their list of sizes is not complete.
 
-    vLLM asks at the first request, and dies of it.
+    vLLM would check at the first request, and crash.
     """
     import torch
     from vllm import _custom_ops as ops
@@ -211,7 +212,7 @@ def _check_heads(parent: Parent) -> None:
 
 
 def _asks_for_memory(args: Any) -> bool:
-    """Whether the operator has said how much memory an engine takes."""
+    """Whether the user set the engine's memory."""
     share = args.gpu_memory_utilization != type(args).gpu_memory_utilization
     return share or args.kv_cache_memory_bytes is not None or bool(os.environ.get("VLLM_CPU_KVCACHE_SPACE"))
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which member answers, from signals and a cost setting: fitted on prompts whose answers are known.
 
-Signals are what the smallest member's reading of a prompt tells of how hard the prompt is for it.
+Signals are figures of the smallest member's logits on a prompt that tell how hard the prompt is.
 
 Each climb from a member to the next larger one has a line: how much better the larger one is expected to be, given
 the signals. A member's worth is the sum of the climbs up to it, less a price times its cost; the member of the
@@ -46,9 +46,9 @@ STEPS = 100
 RIDGE = 1e-3
 #: signals further from their mean, in standard deviations, count as this far: a line ends where nothing was seen
 FAR = 4.0
-#: a line has as many numbers as there are signals, and one; fewer prompts would fit it by chance
+#: minimum prompts for a fit: a line has one more coefficient than there are signals
 LEAST = 32
-#: halvings of the interval in which a price lies
+#: bisection steps for a price
 _HALVINGS = 30
 
 
@@ -128,9 +128,9 @@ def shares(parameters: Sequence[int]) -> np.ndarray:
 def fit(
     signals_ns: np.ndarray, quality_nm: np.ndarray, members: Sequence[str], parameters: Sequence[int]
 ) -> Calibration:
-    """Find how signals tell what a larger member would gain, and the price of each cost setting.
+    """Fit the expected gain of larger members to the signals, and find the price of each cost setting.
 
-    `quality_nm` says how good each member's answer is, in any unit; more is better.
+    `quality_nm`: quality of each member's answer, in any unit; more is better.
     """
     if len(members) < 2 or any(b <= a for a, b in pairwise(parameters)):
         raise ElasticError("calibrate: needs a family of at least two members, each larger than the one before it")

@@ -20,7 +20,7 @@ from .arguments import GATE, Settings, open_family
 from .plugin import check_version
 
 GROUP, PLUGIN = "vllm.general_plugins", "nemo_elastic"
-#: flags of vLLM's that are ours, and given before `--`
+#: flags of vLLM that have an option of ours, which is given before `--`
 OURS = ("--model", "--model-tag", "--host", "--port")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -43,7 +43,7 @@ class Server:
     flags: Sequence[str] = ()
 
     def check(self) -> None:
-        """Make the plugin's checks before vLLM is loaded, and those of what the plugin does not see."""
+        """Run the plugin's checks before vLLM is loaded, and checks of arguments that the plugin does not see."""
         read_shapes(self.folder)
         open_family(self.folder, self.settings.within(None))
         if not self.host or self.host.startswith("-"):
@@ -61,7 +61,7 @@ class Server:
 
     @property
     def is_open(self) -> bool:
-        """Whether others than this machine can reach it without a key."""
+        """Whether other machines can reach it without a key."""
         return self.host not in LOCAL and not os.environ.get("VLLM_API_KEY")
 
     def argv(self, cli: bool) -> list[str]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The server's gate: every path but the health check asks for the key, and every body of a request has a bound.
+"""The server's gate: every path except the health check needs the key, and request bodies are bounded.
 
 An ASGI middleware, which vLLM takes by `--middleware`, around all that vLLM has: its own check of keys knows some
 paths only, and other middleware may have read the body before it. Nothing is asked of a path but whether it is the
@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-#: says whether the server is up, and nothing else: for what watches it and has no key
+#: health check for monitoring without a key; it only says whether the server is up
 HEALTH = "/health"
 #: of OpenAI's errors, by status
 _KINDS = {
@@ -36,12 +36,12 @@ _KINDS = {
 }
 #: a websocket is closed for this reason before it is open: the client gets a 403
 _POLICY = 1008
-#: what the client has not sent yet is not waited for
+#: close the connection: the rest of the body is not read
 _CLOSE = (b"connection", b"close")
 
 
 class Gate:
-    """Asks for the key, then reads the body, within bounds, and hands both on."""
+    """Checks the key, reads the body within bounds, and passes the request on."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -129,7 +129,7 @@ def _has_key(scope: Message) -> bool:
     given = getattr(scope["app"].state.args, "api_key", None) or [os.environ.get("VLLM_API_KEY")]
     allowed = [key for key in ([given] if isinstance(given, str) else given) if key]
     scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
-    # all of them, hashed, in a time that says nothing of where, or in which, they differ
+    # compare hashes of all keys in constant time
     known = [compare_digest(sha256(key).digest(), sha256(key_allowed.encode()).digest()) for key_allowed in allowed]
     return not allowed or (any(known) and scheme.lower() == b"bearer")
 

@@ -22,9 +22,9 @@ from .pairs import BUDGET, check_ends, read_budget
 
 #: what answers as the member that a request names: its body has `vllm_xargs`
 ANSWERS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations")
-#: of those, what makes messages of whatever it is given
+#: paths among them that turn any input into messages
 CHATS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
-#: what gives the same whichever member is named
+#: paths whose answer does not depend on the member
 SAME = ("/tokenize", "/detokenize")
 NOT_FOUND, BAD = HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may write for `model`: a member or an extra shape, the family, a pair of members, or `auto`."""
+"""Model names of requests: a member or an extra shape, the family, a pair of members, or `auto`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .calibration import Calibration, check_cost, read_calibration
 
 #: between the member that thinks and the one that answers
 THEN = ">"
-#: the name under which a calibrated family chooses by itself; in `vllm_xargs` its cost setting is `cost`
+#: model name for which a calibrated family chooses a member; its cost setting is `cost` in `vllm_xargs`
 AUTO, FIELD = "auto", "cost"
 #: the cost setting where neither the server nor the request has one
 COST = 0.3
@@ -31,7 +31,7 @@ class Choice:
 
     Attributes:
         member: who answers, or who thinks where there is a `then`.
-        then: who takes over when the thinking ends; None where one member does everything.
+        then: the member that continues when the thinking ends; None without a second member.
         cost: the cost setting where the family chooses: `member` then reads the prompt first, and answers it at 0
             and at 1. None where a client has chosen.
     """
@@ -97,11 +97,11 @@ class Names:
 
     @property
     def listed(self) -> tuple[str, ...]:
-        """What `/v1/models` lists: members, largest first, extra shapes, other names of the largest, `auto`, pairs."""
+        """Models of `/v1/models`: members, largest first, extra shapes, other names of the largest, `auto`, pairs."""
         return (*self.shapes, *self.aliases, *self.autos, *self.pairs)
 
     def read(self, model: Any) -> Choice:
-        """What a client wrote as the name of a model; nothing is the largest member."""
+        """Choice of a request's model name; an empty one is the largest member."""
         if model is None or model == "":
             return Choice(self.largest)
         if not isinstance(model, str):
@@ -117,7 +117,7 @@ class Names:
         raise bad("model", model, f"one of {self._all()}, or two members as SMALL{THEN}LARGE")
 
     def from_extra(self, extra: Mapping[str, Any] | None) -> Choice:
-        """What a request brings as `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`."""
+        """Choice of a request's `vllm_xargs`: `member` and `then`, or the member `auto` and its `cost`."""
         given = extra or {}
         if given.get("member") in self.autos:
             return self.with_cost(self._auto(self.cost), given)

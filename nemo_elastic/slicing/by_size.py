@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a size or a file with a shape, as a user gives them, to a shape inside the source."""
+"""The shape inside a source for a user's size limits or file with a shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fit:
     Attributes:
         parent: whose shape it is.
         limits: upper bounds of its cost.
-        subnet: the shape; name: the member that it is, or where it lies: `between 9b and 6b`.
+        subnet: the shape; name: its member's name, or its place: `between 9b and 6b`.
         between: the members on either side; None where it is one.
         larger: the next larger shape; None for the largest that the source has.
     """
@@ -68,12 +68,12 @@ class Fit:
 
 
 def in_words(parent: Parent, limits: Sequence[Limit]) -> str:
-    """Limits as they were asked for."""
+    """Limits in the user's words."""
     return " and ".join(x.request(parent) for x in limits)
 
 
 def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limit, ...]:
-    """Read limits by their options, as a command line has them: `--memory` 14GiB; None for one that is not given."""
+    """Read limits from options of a command line (`--memory`: 14GiB); None for an option that is not given."""
     limits = {limit.option(): limit for limit in LIMITS.values()}
     texts = ((option, text) for option, text in given.items() if text is not None)
     return tuple(limits[option](limits[option].parse(option, text, spec), option) for option, text in texts)

@@ -28,7 +28,7 @@ __all__ = ["Rounding", "cast", "cut", "is_torn", "kept_parts", "norm_factors", "
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a cut changed beyond copying, known once its tensors were read.
+    """Changes of a cut beyond copying, known after its tensors were read.
 
     Attributes:
         zeros: numbers that became 0 in another dtype, by tensor and first row.
@@ -144,7 +144,7 @@ def is_torn(source: Checkpoint, target: Subnet) -> bool:
 
 
 def cast(source: Checkpoint, dtype: str | None, rounding: Rounding | None = None) -> Checkpoint:
-    """A checkpoint whose tensors have another dtype, those that no cast may round F32; itself with None.
+    """A checkpoint cast to another dtype, except for `Row.exact` tensors, which become F32; unchanged with None.
 
     Args:
         source: The source; weights in low precision are refused.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Family folders: an ordinary Hugging Face folder of the sorted parent with `elastic.json`.
 
-Made of a checkpoint that a curriculum ends with, and given extra shapes later; `untrained` makes one of a parent.
+Written from the last checkpoint of a curriculum; extra shapes are added later. `untrained` makes one from a parent.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class Lineage:
-    """Licence and base model as a card has them.
+    """Licence and base model in the form of a card.
 
     Attributes:
         license: id of the licence on the hub.
@@ -78,7 +78,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def provenance_in(manifest: Path) -> dict[str, Any]:
-    """What a manifest says of where its folder comes from; empty where it says nothing."""
+    """A manifest's provenance; empty without one."""
     provenance = json_object(manifest).get("provenance")
     return provenance if isinstance(provenance, dict) else {}
 

@@ -35,7 +35,7 @@ from .cutting import cut
 
 __all__ = ["Child", "converts", "find_members", "member_of", "read_child", "same_cut"]
 
-#: a smaller model: with its weights, by its config alone, or a file with its shape
+#: a smaller model: with its weights, only its config, or a file with its shape
 Child = Checkpoint | Shapes | Path
 
 
@@ -105,7 +105,7 @@ def _head_parts(parent: Parent, children: Mapping[str, Child]) -> Sequence[int |
 
 
 def _member(whole: Checkpoint, child: Child) -> Subnet:
-    """The shape of a child, whose Mamba heads are cut as the parent says."""
+    """The shape of a child, with Mamba heads cut in the parent's blocks."""
     if isinstance(child, Path):
         return read_subnet(child, whole.parent)
     member, heads = member_of(whole, child), whole.parent.size(MAMBA_HEADS)
@@ -216,7 +216,7 @@ def _difference(whole: Checkpoint, child: Checkpoint, at: int, layer: Layer) -> 
 
 
 def same_cut(name: str, tensor: Tensor, kept: Tensor) -> bool:
-    """Whether a tensor is what a cut keeps, in the dtype that it is stored in."""
+    """Whether a tensor equals the cut, in its stored dtype."""
     rounded = layout.is_exact(name) and ITEMSIZE[tensor.dtype] < ITEMSIZE[kept.dtype]
     dtype = tensor.dtype if converts(kept, tensor.dtype) and not rounded else None
     try:

@@ -51,8 +51,8 @@ class Cut:
         member: name in the family; None for another shape.
         subnet: the shape.
         parameters: exact count.
-        left_out: what the source has and it has not, in words; None where that is nothing.
-        underflowed: numbers that are 0 in the dtype that was asked for, and were not.
+        left_out: parts of the source that the member lacks, in words; None without any.
+        underflowed: nonzero numbers that became 0 in the requested dtype.
         requantized: what computing codes anew has changed, as a share of those weights (root mean square); None where
             all of them were copied.
     """

@@ -86,7 +86,7 @@ def _prediction(shapes: Shapes, tensors: Mapping[str, Tensor]) -> Prediction | N
 
 
 def read_shapes(folder: Path) -> Shapes:
-    """Read everything that a folder says of itself, without its weights."""
+    """Read a folder's metadata without its weights."""
     path = folder / "config.json"
     config = _read_config(path)
     quantization_of(config, folder)
@@ -207,7 +207,7 @@ def open_tensors(folder: str | Path) -> dict[str, Tensor]:
 
 
 def _gguf_hint(folder: Path) -> str:
-    """What there is to say of a folder of llama.cpp's files."""
+    """The error for a folder of llama.cpp's files."""
     files = sorted(p.name for p in folder.iterdir() if is_gguf(p)) if folder.is_dir() else []
     return f"; {files[0]} is {GGUF}" if files else ""
 

@@ -37,7 +37,7 @@ COMPANIONS = (*TOKENIZER_FILES, GENERATION, "LICENSE", "LICENSE.md", "LICENSE.tx
 REMOTE_CODE = ("configuration_nemotron_h_puzzle.py", "modeling_nemotron_h_puzzle.py")
 SHARD_BYTES = 5 * 10**9  # as on the hub
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-#: regular expression of all that a folder written here holds, with the card that each has
+#: regular expression of all files of a written folder, the card included
 FILES = "|".join(
     (
         *map(re.escape, (*COMPANIONS, *REMOTE_CODE, CONFIG, QUANT_FILE, "README.md", CHECKSUMS_FILE, SINGLE, INDEX)),
@@ -74,7 +74,7 @@ def _with_head(model: Checkpoint) -> Mapping[str, Tensor]:
 
 
 def _write_others(folder: Path, model: Checkpoint, checksums: Mapping[str, str], companions: Sequence[Path]) -> None:
-    """Write everything but the weights; the config is last, so that nothing takes half a model for one."""
+    """Write everything but the weights; the config is last, so that half a folder is not taken for a model."""
     config = to_hf_config(model.parent, model.subnet, dtype=model.dtype, base=model.config, prediction=bool(model.mtp))
     if config["model_type"] == PUZZLE:
         for name in REMOTE_CODE:
@@ -114,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _companions(folder: Path | None) -> list[Path]:
-    """The tokenizer, the generation settings and the licence of a model, as far as it has them."""
+    """Tokenizer, generation settings and licence of a model, if it has them."""
     if folder is None:
         return []
     paths = own_files(folder, COMPANIONS)

@@ -87,7 +87,7 @@ def check_format(folder: Path) -> None:
 
 
 def model_prefix(names: Iterable[str]) -> str:
-    """What stands before the names of a model's tensors in a checkpoint."""
+    """Prefix of a model's tensors in a checkpoint."""
     return PREFIX if any(name.startswith(PREFIX) for name in names) else ""
 
 
@@ -135,7 +135,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a checkpoint holds, by name: tensors, and other objects, which are pickles.
+    """Entries of a checkpoint by name: tensors, and other objects, which are pickles.
 
     Attributes:
         folder: of the weights.
@@ -174,7 +174,7 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def signature(path: Path) -> tuple[int, ...]:
-    """What a file that was looked at has as long as it is the same: a start looks at its checkpoint several times."""
+    """Identity of a file version; cached metadata is reused while it is equal, as a start reads it several times."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

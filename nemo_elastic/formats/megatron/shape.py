@@ -21,7 +21,7 @@ FIELDS = {
     "tied": "share_embeddings_and_output_weights",
     "norm_eps": "layernorm_epsilon",
 }
-#: a size that a config leaves open -> the value that Megatron takes
+#: size that a config may omit -> Megatron's default
 _DERIVED: dict[str, Callable[[Any], Any]] = {
     "mamba_heads": lambda config: 2 * config.hidden_size // config.mamba_head_dim,
     "attention_head_dim": lambda config: config.hidden_size // config.num_attention_heads,
@@ -110,7 +110,7 @@ def layer_pattern(config: Any) -> str | None:
 
 
 def prediction_of(get: Callable[[str], Any]) -> Prediction | None:
-    """The layers that predict further tokens, as a config of Bridge or megatron-core has them."""
+    """The MTP layers of a config of Bridge or megatron-core, or None."""
     pattern = get("mtp_hybrid_override_pattern") or str(get("hybrid_layer_pattern") or "").partition("/")[2]
     steps, layers = get("mtp_num_layers"), str(pattern).partition("/")[0]
     if not steps or not layers:

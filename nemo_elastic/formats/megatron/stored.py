@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A torch_dist checkpoint of NeMo's or Megatron-Bridge's: its tensors, each read when it is asked for, and all of it
-opened as what a Hugging Face folder is opened as, so that everything that cuts and checks takes it.
+"""A torch_dist checkpoint of NeMo or Megatron-Bridge: its tensors, each read on access, and the whole opened as a
+`Checkpoint`, as a Hugging Face folder is, for cuts and checks.
 
 Neither Megatron nor a process group is needed, whatever layout of ranks wrote it. Everything is read as data: a
 checkpoint from elsewhere runs no code here (`metadata`, `torch_files`).
@@ -53,12 +53,12 @@ from .torch_files import read_piece
 
 __all__ = ["ELASTIC", "Stored", "differing", "elastic_family", "first_line", "open_folder", "read_shapes"]
 
-#: what stands before the names of router and members
+#: prefix of router and members
 ELASTIC = "elastic."
 
 
 class _Recent(threading.local):
-    """The tensor that each thread read last, as its rows are asked for some at a time."""
+    """The last read tensor of each thread, as its rows are requested in pieces."""
 
     def __init__(self, read: Callable[[str], list[torch.Tensor]]) -> None:
         self.read = lru_cache(maxsize=1)(read)
@@ -72,8 +72,8 @@ class Stored:
 
     Attributes:
         folder: the folder of weights.
-        metadata: all that it holds.
-        prefix: what stands before the names of the model's tensors.
+        metadata: its entries.
+        prefix: of the names of the model's tensors.
         sizes: name (without the prefix) -> shape.
 
     Raises:
@@ -169,7 +169,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def first_line(exc: BaseException) -> str:
-    """What went wrong, at the bottom of what torch and others wrap around it."""
+    """The original error, inside those that torch and others wrap around it."""
     inner: BaseException | None = exc
     while inner is not None:
         exc, inner = inner, inner.__cause__
@@ -219,7 +219,7 @@ def elastic_family(
 
 
 def read_shapes(folder: str | Path) -> Shapes:
-    """Read everything that a NeMo checkpoint says of itself, without its weights."""
+    """Read a NeMo checkpoint's metadata without its weights."""
     return _read_checkpoint(Path(folder))[0]
 
 

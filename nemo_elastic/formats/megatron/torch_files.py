@@ -118,7 +118,7 @@ def _check_archive(view: Any, length: int) -> None:
 
 
 def _load(file: Any, place: ByteRange) -> Any:
-    """What some bytes of a file hold that `torch.save` wrote, on the CPU.
+    """Load the object in a part of a file that `torch.save` wrote, on the CPU.
 
     Raises:
         PickleError: they hold something else, or more than values.
@@ -168,11 +168,11 @@ def read_piece(path: Path, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
 
 
 def check_harmless(checkpoint: str | Path, only_weights: bool = False, extra_states: bool = True) -> Metadata:
-    """Raise where a checkpoint holds what may run when it is loaded, or where a file of it is missing or cut off.
+    """Raise if loading a checkpoint may run code, or if one of its files is missing or truncated.
 
     Args:
         checkpoint: a NeMo checkpoint, or its folder of weights.
-        only_weights: megatron-core alone will load it, not NeMo's classes.
+        only_weights: only megatron-core will load it, not NeMo's classes.
         extra_states: TransformerEngine gets the states that the checkpoint has of its layers.
 
     Returns:
@@ -200,7 +200,7 @@ def _files(folder: Path, metadata: Metadata, only_weights: bool) -> list[str]:
 
 
 def check_file(path: Path, extra_states: bool = True) -> None:
-    """Raise where a file of torch's holds what may run when it is loaded; see `check_harmless`."""
+    """Raise if loading a file of torch may run code; see `check_harmless`."""
     _check_object(path, ByteRange(path.name, 0, regular_size(path)), "", extra_states)
 
 

@@ -6,7 +6,7 @@ Every member is vLLM's Nemotron-H on views of the family's weights: nothing is a
 products are the runtime's (`LayerWeights.linear`).
 
 Members share one cache. Attention of a smaller member keeps the same heads of keys and values, so it reads
-and writes pages of the largest. Its Mamba states are smaller: they lie at the beginning of the same page.
+and writes pages of the largest. Its Mamba states are smaller: they are at the beginning of the same page.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ logger = init_logger(f"vllm.{__name__}")  # vLLM shows only messages of its logg
 
 
 class FamilyForCausalLM(NemotronHForCausalLM):
-    """A family; `use` says which member the next steps run."""
+    """A family; `use` sets the member of the next steps."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         nn.Module.__init__(self)
@@ -226,7 +226,7 @@ class OnViews(QuantizeMethodBase):
 
     Attributes:
         parts: the matrices, by name, of a layer of a member.
-        weight: what an embedding, or the head, reads in their place.
+        weight: weight of an embedding or the head, used instead of `parts`.
     """
 
     def __init__(self) -> None:
@@ -292,7 +292,7 @@ class GuestAttention(Attention):
         )
         name, written = _encode_layer_name(self.layer_name), None
         if not self.attn_backend.forward_includes_kv_cache_update:
-            # a compiler drops a write that nothing asks for
+            # a compiler drops a write without a use
             written = torch.ops.vllm.unified_kv_cache_update(k, v, name)
         torch.ops.vllm.unified_attention_with_output(q, k, v, out, name, kv_cache_dummy_dep=written)
         return out.view(-1, self.num_heads * self.head_size_v)

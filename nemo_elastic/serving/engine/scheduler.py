@@ -37,7 +37,7 @@ from nemo_elastic.serving.pairs import Pairs
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows only messages of its loggers
 #: of a request that names no member of this family: it fails, and is never scheduled
 _NOBODY = ""
-#: what a request waits for is capacity, and nothing else
+#: status of requests that wait only for capacity
 _READY = (RequestStatus.WAITING, RequestStatus.PREEMPTED)
 
 
@@ -47,7 +47,7 @@ class Turns:
     def __init__(self, ring: Sequence[str]) -> None:
         self._ring = tuple(ring)
         self._freed = 0  # how often a request gave its memory or its place back
-        self._full: dict[str, int] = {}  # members whose turn started nothing, and what was freed by then
+        self._full: dict[str, int] = {}  # member whose turn started nothing -> capacity freed by then
         self.left: dict[str, Any] = {}  # members whose turn left requests waiting, and the first of these
 
     def next(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> str | None:
@@ -58,7 +58,7 @@ class Turns:
     def at_work(self, running: Mapping[str, int], waiting: Mapping[str, int]) -> list[str]:
         """Members whose turn may do something: one runs a request, or one waits for which there may be capacity.
 
-        Where none of those that wait can start, all of them are asked again: they may wait for something else.
+        If no waiting member can start, all are tried again: they may wait for something else.
         """
         able = [m for m, n in running.items() if n]
         able += [m for m, n in waiting.items() if n and m not in able and self._full.get(m) != self._freed]
@@ -183,7 +183,7 @@ class FamilyScheduler(Scheduler):
     # ------------------------------------------------------------------------------------------- requests come and go
 
     def add_request(self, request: Request) -> None:
-        """Take a request in; its cache is kept apart from that of other members."""
+        """Add a request; its cache is separate from that of other members."""
         if request.request_id not in self.requests:
             try:
                 choice = self.names.from_extra(request.sampling_params.extra_args if request.sampling_params else None)
@@ -238,7 +238,7 @@ class FamilyScheduler(Scheduler):
 
     @contextmanager
     def _only(self, member: str | None) -> Iterator[None]:
-        """Let vLLM's scheduler see one member's requests, and those places that the others leave."""
+        """Show vLLM's scheduler only one member's requests, and the places that other members leave."""
         others = [r for r in self.running if self._member_of(r) != member]
         places = self.max_num_active_reqs
         self.running = [r for r in self.running if self._member_of(r) == member]
