@@ -275,7 +275,7 @@ LIMITS: dict[str, type[Limit]] = {
 
 
 def check_content(budgets: Any, where: str) -> None:
-    """Raise where a budget of a file from elsewhere names a latency table by path: only its content is read."""
+    """Raise where a budget of an untrusted file names a latency table by path: only contents of tables are allowed."""
     for budget in budgets if isinstance(budgets, (list, tuple)) else ():
         limit = budget.get("latency") if isinstance(budget, Mapping) else None
         if isinstance(limit, Mapping) and isinstance(limit.get("table"), str):

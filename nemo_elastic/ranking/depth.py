@@ -199,7 +199,7 @@ def iterative_mse(
 
 
 def by_score(scores: np.ndarray) -> Order:
-    """The fast option: one score per layer (1 - cosine), least important first."""
+    """Drop order and scores from one score per layer (1 - cosine), least important first."""
     order = np.argsort(scores, kind="stable")
     return tuple(int(j) for j in order), tuple(float(scores[j]) for j in order)
 

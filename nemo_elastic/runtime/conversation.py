@@ -106,7 +106,7 @@ class Conversation:
         return self._last
 
     def summary(self) -> str:
-        """The same in a line, without the text."""
+        """The figures of the last answer in a line."""
         last, sizes = self._last, self._last["bytes"]
         several = f" for {n} members" if (n := len(self._family.names)) > 1 else ""
         weights = f"{human_bytes(sizes['weights'])} of weights{several}"

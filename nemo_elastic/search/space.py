@@ -109,7 +109,7 @@ class Space:
         return (*self.drop_order, *rest)
 
     def reordered(self, drop_order: Sequence[int]) -> Space:
-        """The same choices with another drop order, which is taken as it is."""
+        """The same choices with another drop order, without moving attention layers in it."""
         axes = {
             axis: AxisConfig(choices, self.per_layer[axis], keep_attention=0 if axis == DEPTH else None)
             for axis, choices in self.choices.items()
@@ -301,7 +301,7 @@ class LimitPrice:
             raise AssertionError(f"{limit.name}: the cost is not a sum over layers")
 
     def _alike(self) -> dict[str, np.ndarray]:
-        """See `layers`."""
+        """Name of a group of equal cost -> positions of its layers; see `layers`."""
         full, alike = self.space.parent.full, dict[tuple[str, float], list[int]]()
         for i, layer in enumerate(full.layers):
             cost = float(self.limit.cost(self.space.parent, Subnet(full.hidden, (layer,))))

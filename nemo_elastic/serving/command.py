@@ -83,7 +83,7 @@ _SERVER = "vllm.entrypoints.launchers.api_server.entry"
 
 
 def check_installed(plugins: str | None) -> bool:
-    """Check that vLLM is here, of a version that serves families, and loads our plugin; whether it is named `vllm`.
+    """Check that vLLM is installed, serves families and loads our plugin; returns whether its package is named `vllm`.
 
     `plugins` is `VLLM_PLUGINS`: the plugins that vLLM loads, None for all.
     """

@@ -57,7 +57,7 @@ def without_mtp(source: Checkpoint) -> Checkpoint:
 
 
 def kept_parts(source: Checkpoint, target: Subnet) -> dict[str, tuple[str, tuple[Selection, ...]]]:
-    """For each weight of a member in storage order: the source's name of it, and what stays of each dimension."""
+    """Weight of a member, in storage order -> the source's name of it, and the selection of each dimension."""
     parent, subnet, prediction = source.parent, source.subnet, source.prediction
     ours, theirs = (all_tensors(parent, member, prediction) for member in (subnet, target))
     if prediction is not None:

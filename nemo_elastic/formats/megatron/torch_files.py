@@ -134,10 +134,10 @@ def _load(file: Any, place: ByteRange) -> Any:
 
 
 def load_object(file: BinaryIO, place: ByteRange) -> Any:
-    """An object of a checkpoint; numpy's arrays and paths become records.
+    """Load an object of a checkpoint without running code; numpy arrays and paths become records.
 
     Raises:
-        PickleError: it is more than values.
+        PickleError: it has other classes than plain values.
     """
     with _values_alone():
         return _load(file, place)
@@ -216,7 +216,7 @@ def _check_object(path: Path, place: ByteRange, name: str, extra_states: bool) -
 
 @lru_cache(maxsize=2**14)
 def _has_state(path: Path, place: ByteRange, is_state: bool, _: tuple[int, ...]) -> bool:
-    """Whether an object, which is one of values alone, is or has a state of TransformerEngine's that is not empty."""
+    """Whether an object of plain values is or contains a nonempty state of TransformerEngine."""
     if place.length > _OBJECT:
         raise PickleError(f"it has more than {_OBJECT >> 20} MiB, the most for an object")
     with open_regular(path) as file:
