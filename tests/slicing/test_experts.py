@@ -121,7 +121,7 @@ def test_tensors_of_prediction_layers_that_no_config_tells_of(tmp_path: Path) ->
 
 def test_formats_without_experts_say_so(tmp_path: Path) -> None:
     write(tmp_path / "family", MOE)
-    message = r"member: 'MEM\*E' is not allowed; layers of -, M, \* alone: NeMo 2\.7, on megatron-core 0\.15"
+    message = r"member: 'MEM\*E' is not allowed; .*NeMo 2\.7, on megatron-core 0\.15"
     with pytest.raises(ElasticError, match=message):
         slice_checkpoint(tmp_path / "family", tmp_path / "out", member="full", format="nemo")
     assert not (tmp_path / "out").exists()

@@ -90,8 +90,9 @@ def test_per_layer_widths_bring_their_code(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({}, "give either the name of a member or a subnet"),
-        ({"member": "small", "subnet": SMALL}, "give either"),
+        ({}, "name of a member, a subnet"),
+        ({"member": "small", "subnet": SMALL}, "name of a member, a subnet"),
+        ({"member": "small", "ratio": 0.5}, "name of a member, a subnet"),
     ],
 )
 def test_a_wrong_wish_leaves_nothing(wanted, message, tmp_path):

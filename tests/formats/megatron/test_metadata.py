@@ -63,7 +63,7 @@ LIES: dict[str, tuple[Callable[[Metadata], Any], str]] = {
     "more than its bytes": (lambda m: setattr(places(m), "length", 500), "has 500 bytes"),
     "a place before the file": (lambda m: setattr(places(m), "offset", -1), "numbers of entries or bytes"),
     "no place": (forget, "it does not say where"),
-    "another form": (lambda m: setattr(places(m), "transform_descriptors", ["zstd"]), "in another form"),
+    "another form": (lambda m: setattr(places(m), "transform_descriptors", ["zstd"]), "stored in torch's format"),
     "a layout": (
         lambda m: setattr(entry(m).properties, "layout", torch.sparse_coo),
         "is no dense tensor",
