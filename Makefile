@@ -58,7 +58,7 @@ test-core: ## A fresh environment with nothing but `pip install .`: slice, inspe
 
 test-bridge: $(BRIDGE) ## The layers on today's megatron-core, and the Megatron-Bridge host, on this CPU (Python 3.12)
 	$(RUN_BRIDGE) -m pytest $(SHARED_OUT) -p no:logging -m "not rehearsal" tests/megatron tests/hosts/bridge tests/hosts/test_*.py \
-		tests/hosts/common/test_third_host.py tests/rehearsal/test_watch.py tests/parallel/test_packed.py \
+		tests/hosts/common/test_third_host.py tests/hosts/common/test_watch.py tests/parallel/test_packed.py \
 		tests/parallel/test_quantize.py \
 		tests/plan/test_presets.py::test_nano_3_is_the_one_of_megatron_bridge $(ARGS)
 
