@@ -275,6 +275,20 @@ def read(folder: Path) -> dict[str, tuple[str, list[int], bytes]]:
     return out
 
 
+def words_of(folder: Path) -> Words:
+    """The same as words."""
+    return {
+        name: (dtype, np.frombuffer(content, f"<u{_SIZES[dtype]}").reshape(shape))
+        for name, (dtype, shape, content) in read(folder).items()
+    }
+
+
+def same(a: Words, b: Words) -> bool:
+    """Whether two models have the same tensors."""
+    equal = (a[name][0] == b[name][0] and np.array_equal(a[name][1], b[name][1]) for name in a.keys() & b.keys())
+    return a.keys() == b.keys() and all(equal)
+
+
 def count(own: Config) -> int:
     """Parameters of a model, those that predict further tokens left out."""
     return sum(math.prod(map(len, dims)) for name, (_, dims) in kept(own, own).items() if not name.startswith("mtp."))
