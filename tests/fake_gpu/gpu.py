@@ -31,7 +31,7 @@ from tests.workers import ROOT
 MEMORY = 85_028_765_696
 TOLIST = FakeTensor.tolist
 #: function that reads a tensor -> what it gets, over and over; other reads get 1
-ANSWERS: dict[str, Iterator[Any]] = {"anywhere": itertools.cycle((False, True))}
+ANSWERS: dict[str, Iterator[Any]] = {"positive_on_any_rank": itertools.cycle((False, True))}
 #: storage -> a tensor of it, and its numbers
 KNOWN: dict[int, tuple[torch.Tensor, Sequence[int]]] = {}
 #: places that wait for the GPU to read a number from it -> how often
