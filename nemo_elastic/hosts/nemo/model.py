@@ -103,8 +103,9 @@ class ElasticLossReduction(MaskedTokenLossReduction):
         totals = [x["loss_sum_and_ub_size"] for x in losses_reduced_per_micro_batch]
         if not totals:
             return super().reduce(totals)
-        counted = [total for total in totals if total[1] > 0]
-        total = torch.vstack(counted).sum(0) if counted else torch.zeros_like(totals[0])
+        stacked = torch.vstack(totals)
+        # where, not a filter: that would wait for the GPU
+        total = torch.where(stacked[:, 1:] > 0, stacked, torch.zeros_like(stacked)).sum(0)
         torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         return total[0] / total[1].clamp(min=1)
 
