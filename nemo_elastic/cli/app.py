@@ -181,7 +181,7 @@ def root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
-    debug: bool = typer.Option(False, "--debug", help="Print the traceback of an error, too. Before the command."),
+    debug: bool = typer.Option(False, "--debug", help="Print an error's traceback, too. Give it before the command."),
 ) -> None:
     """Turn one Nemotron-H into a family of nested models; cut any member out without training.
 

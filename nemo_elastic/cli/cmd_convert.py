@@ -16,7 +16,7 @@ from nemo_elastic.cli.show import writing
 from nemo_elastic.core.cost import parameters
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
-from nemo_elastic.formats.folders import CHECKPOINT, open_source, writer
+from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.io.outputs import check_file, check_output
 from nemo_elastic.slicing.family_folder import FAMILY, write_family
 from nemo_elastic.slicing.slicer import GGUF, MEMBER, slice_checkpoint
@@ -28,6 +28,7 @@ _FORMAT = (
 
 
 def command(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help=_SOURCE)],
     out: Annotated[Path, options.out("The folder to write, or the file of --format gguf.")],
     format: Annotated[options.Format, typer.Option("--format", help=_FORMAT)],
@@ -47,6 +48,8 @@ def command(
     `nemo-elastic convert hf/ --format nemo --out checkpoint/`. To read a checkpoint, install the extra `[runtime]`.
     `--format nemo` needs `[nemo]`, and `--format megatron` needs `[nemo]` or `[bridge]`.
     """
+    if format != GGUF:
+        options.refuse(context, "is for --format gguf", "pre")
     if (source / "checkpoints").is_dir():
         source = _newest(source)
     opened = open_source(source)
@@ -59,17 +62,15 @@ def command(
         check_output(out, force, source, kind=kind)
     members = opened.members if format == "hf" else {"model": opened.subnet}
     with writing(f"writing {out}", quiet=json) as progress:
-        if format == GGUF:
-            slice_checkpoint(opened, out, subnet=opened.subnet, format=GGUF, pre=pre, force=force, progress=progress)
-        elif format != "hf":
-            writer(format.value, "hf")(opened, out, force)
-        elif opened.family is None:
-            slice_checkpoint(opened, out, subnet=opened.subnet, force=force, progress=progress)
-        else:
+        if format == "hf" and opened.family is not None:
             write_family(
                 out, opened.parent, opened.tensors, opened.family, opened.companions, base=opened.config,
                 force=force, progress=progress,
             )  # fmt: skip
+        else:
+            slice_checkpoint(
+                opened, out, subnet=opened.subnet, format=format.value, pre=pre, force=force, progress=progress
+            )
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
         record = {"out": str(out), "format": format.value, "pattern": opened.subnet.pattern, "members": counts}

@@ -105,20 +105,15 @@ def command(
     elif not names:
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
-    how: dict[str, Any] = {
-        "format": format.value,
-        "dtype": stored,
-        "pre": pre,
-        "force": force,
-        "requantize": requantize,
-    }
-    folder = None if dryrun else out
+    how: dict[str, Any] = {"format": format.value, "dtype": stored, "pre": pre, "requantize": requantize}
+    how |= {"force": force}
+    written = None if dryrun else out
     with writing(f"writing {out}", quiet=json or dryrun) as progress:
         if len(names) > 1:
-            cuts = slice_members(opened, folder, _members(opened, names), progress=progress, **how)
+            cuts = slice_members(opened, written, _members(opened, names), progress=progress, **how)
         else:
             name = names[0] if names else None
-            cuts = [slice_checkpoint(opened, folder, member=name, subnet=shape, progress=progress, **how)]
+            cuts = [slice_checkpoint(opened, written, member=name, subnet=shape, progress=progress, **how)]
     if json:
         rows = [_record(cut, opened, spec, fit) for cut in cuts]
         options.print_json(rows if len(cuts) > 1 else rows[0])
