@@ -105,7 +105,7 @@ class ElasticLossReduction(MaskedTokenLossReduction):
             return super().reduce(totals)
         stacked = torch.vstack(totals)
         # where, not a filter: that would wait for the GPU
-        total = torch.where(stacked[:, 1:] > 0, stacked, torch.zeros_like(stacked)).sum(0)
+        total = stacked.where(stacked[:, 1:] > 0, 0).sum(0)
         torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         return total[0] / total[1].clamp(min=1)
 
