@@ -22,10 +22,11 @@ from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.folders import open_source, writer
-from nemo_elastic.formats.gguf.writing import SUFFIX
-from nemo_elastic.formats.gguf.writing import write as write_gguf
+from nemo_elastic.formats.gguf.metadata import architecture
+from nemo_elastic.formats.gguf.writing import SUFFIX, prepare
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
+from nemo_elastic.formats.places import write_places
 from nemo_elastic.io.outputs import Output, atomic_dir, atomic_file, check_apart
 
 from .by_size import largest_within, read_limits
@@ -200,48 +201,54 @@ def _slice(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> list[Cut]:
-    """Write each target into a folder of its name in a place, or the one without a name as the place itself."""
+    """Write each target as a folder or file of its name in a place, or the one without a name as the place."""
     _check_options(format, {"dtype": dtype, "pre": pre, "license": license, "base_model": base_model})
     write = None if format in (HF, GGUF) else writer(format, GGUF, HF)
     kept = source if prediction else without_mtp(source)
     lineage = lineage_of(source.companions, source.config).over(license, base_model)
-    cuts: dict[str, Checkpoint] = {}
     rounding = {name: Rounding() for name in targets}
     lacks = {name: left_out(source, target, prediction, format) for name, (target, _) in targets.items()}
-    if place is None:
-        for target, _ in targets.values():
-            cut(kept, target, requantize)  # raises where it would split a block
-        return [
-            Cut(None, origin.name, target, parameters(source.parent, target), lacks[name])
-            for name, (target, origin) in targets.items()
-        ]
-    out = Path(place)
-    check_apart(out, source.folder)
+    members = {
+        name: replace(cut(kept, target, requantize, rounding[name]), origin=origin)
+        for name, (target, origin) in targets.items()
+    }
     if format == GGUF:
-        members = {name: cut(kept, target, requantize, rounding[name]) for name, (target, _) in targets.items()}
-        _write_gguf(out, members, force, license=lineage.license, dtype=dtype, pre=pre, progress=progress)
-    elif write is not None and "" in targets:
-        write(cut(kept, targets[""][0], requantize), out, force)
+        for member in members.values():
+            architecture(member.subnet)  # a dry run raises, too
     else:
-        with atomic_dir(out, force, kind=MEMBER if "" in targets else MEMBERS) as folder:
-            for name, (target, origin) in targets.items():
-                member = cast(cut(kept, target, requantize, rounding[name]), dtype, rounding[name])
-                if write is not None:
-                    write(member, folder / name)
-                    continue
-                cuts[name] = replace(member, origin=origin)
-                (folder / name).mkdir(exist_ok=True)
-                describe_member(folder / name, cuts[name], lineage, lacks[name])
-            if cuts:
-                models = {folder / name: member for name, member in cuts.items()}
-                write_checkpoints(models, shard_bytes=shard_bytes, progress=progress)
+        members = {name: cast(member, dtype, rounding[name]) for name, member in members.items()}
+    out = None if place is None else Path(place)
+    if out is not None:
+        check_apart(out, source.folder)
+        if format == GGUF:
+            how = {"license": lineage.license, "dtype": dtype, "pre": pre}
+            _write_gguf(out, members, rounding, force, progress, **how)
+        elif write is not None and "" in members:
+            write(members[""], out, force)
+        else:
+            with atomic_dir(out, force, kind=MEMBER if "" in members else MEMBERS) as folder:
+                for name, member in members.items():
+                    if write is not None:
+                        write(member, folder / name)
+                        continue
+                    (folder / name).mkdir(exist_ok=True)
+                    describe_member(folder / name, member, lineage, lacks[name])
+                if write is None:
+                    models = {folder / name: member for name, member in members.items()}
+                    write_checkpoints(models, shard_bytes=shard_bytes, progress=progress)
     return [
         Cut(
-            out / f"{name}{SUFFIX}" if format == GGUF and name else out / name, origin.name, target,
-            parameters(source.parent, target), lacks[name], rounding[name].underflowed, rounding[name].requantized,
+            out and _place_of(out, name, format), member.origin.name, member.subnet,
+            parameters(source.parent, member.subnet), lacks[name], rounding[name].underflowed,
+            rounding[name].requantized,
         )
-        for name, (target, origin) in targets.items()
+        for name, member in members.items()
     ]  # fmt: skip
+
+
+def _place_of(out: Path, name: str, format: str) -> Path:
+    """Folder or file of a member; the one without a name is the place itself."""
+    return out / f"{name}{SUFFIX}" if name and format == GGUF else out / name
 
 
 def _check_options(format: str, given: Mapping[str, str | None]) -> None:
@@ -251,15 +258,21 @@ def _check_options(format: str, given: Mapping[str, str | None]) -> None:
             raise bad(name, value, f"leave it out: {' and '.join(OPTIONS[name])} have this option, {format} has not")
 
 
-def _write_gguf(out: Path, members: Mapping[str, Checkpoint], force: bool, **how: Any) -> None:
-    """Write the member without a name as a file, or several as files in a folder."""
-    if "" in members:
-        with atomic_file(out, force) as file:
-            write_gguf(members[""], file, name=out.stem, **how)
-        return
-    with atomic_dir(out, force, kind=MEMBERS) as folder:
+def _write_gguf(
+    out: Path,
+    members: Mapping[str, Checkpoint],
+    rounding: Mapping[str, Rounding],
+    force: bool,
+    progress: Progress | None,
+    **how: Any,
+) -> None:
+    """Write the member without a name as a file, or several in one pass as files in a folder."""
+    with atomic_file(out, force) if "" in members else atomic_dir(out, force, kind=MEMBERS) as place:
+        places = []
         for name, member in members.items():
-            write_gguf(member, folder / f"{name}{SUFFIX}", name=name, **how)
+            file = _place_of(place, name, GGUF)
+            places += prepare(member, file, name=name or out.stem, zeros=rounding[name].zeros, **how)
+        write_places(places, progress)
 
 
 def describe_member(folder: Path, member: Checkpoint, lineage: Lineage, lacks: str | None = None) -> None:

@@ -51,8 +51,7 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
     length, eps = model.config.get("max_position_embeddings", 131072), parent.norm_eps
 
     def each(kind: str, size: str) -> list[int]:
-        own = {layer.index: layer.widths.get(size, parent.sizes[size]) for layer in member.layers}
-        return [own[layer.index] if layer.type == kind else 0 for layer in member.layers]
+        return [x.widths.get(size, parent.sizes[size]) if x.type == kind else 0 for x in member.layers]
 
     def one(axis: str) -> int:
         return next(iter(member.widths(axis)), parent.sizes[axis])
@@ -62,14 +61,14 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
     writer.add_embedding_length(member.hidden)
     writer.add_vocab_size(parent.sizes["vocab"])
     writer.add_layer_norm_rms_eps(eps)
-    writer.add_layer_norm_eps(eps)  # asked for, and not used
+    writer.add_layer_norm_eps(eps)  # llama.cpp requires it, and does not use it
 
     writer.add_head_count(one(ATTENTION_HEADS))
     writer.add_head_count_kv(each(ATTENTION, KV_HEADS))
     head_dim = parent.sizes[HEAD_DIM]
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)  # asked for, and not used: the layers know no positions
+    writer.add_rope_dimension_count(head_dim)  # required as well; these attention layers have no positions
 
     writer.add_ssm_conv_kernel(parent.sizes["conv_kernel"])
     writer.add_ssm_state_size(parent.sizes["state"])
@@ -80,11 +79,11 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
     if not any(layer.type == MOE for layer in member.layers):
         writer.add_feed_forward_length(each(MLP, FFN))
         return
-    writer.add_feed_forward_length(each(MOE, EXPERT_FFN))
-    key, widths = Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), each(MOE, EXPERT_FFN)
-    own = set(widths) - {0}
-    if len(own) == 1:
-        writer.add_uint32(key, own.pop())
+    widths = each(MOE, EXPERT_FFN)
+    writer.add_feed_forward_length(widths)
+    key, different = Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), set(widths) - {0}
+    if len(different) == 1:
+        writer.add_uint32(key, different.pop())
     else:
         writer.add_array(key, widths)
     writer.add_expert_shared_feed_forward_length(one(SHARED_FFN))

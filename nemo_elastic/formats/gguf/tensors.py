@@ -25,11 +25,14 @@ from nemo_elastic.formats.tensor import Tensor
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-__all__ = ["DTYPES", "Stored", "stored"]
+__all__ = ["DTYPES", "Stored", "Zeros", "stored"]
 
-#: dtypes that a file of ours may have: our name -> GGUF's; weights in blocks of 32 with one scale are `q8_0`
+#: numbers that became 0 in another dtype, by tensor and first row; see `Tensor.cast`
+Zeros = dict[tuple[str, int], int]
+
+#: `--dtype` -> GGML type of matrices; q8_0 has one scale for a block of 32 weights
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
-#: of a matrix whose rows are no whole blocks
+#: of a matrix whose rows are not whole blocks
 _WITHOUT_BLOCKS = "F16"
 #: rows of the table that stay float32 though they are matrices
 _EXACT = ("moe.gate", "mamba.conv_weight")
@@ -42,33 +45,27 @@ class Stored:
     Attributes:
         name: in the file.
         shape: of its values.
-        type: name of its GGML type.
-        parts: one behind the other, as words or as bytes of blocks: one, or one for each expert.
+        type: GGML type.
+        parts: words or bytes of blocks, concatenated in the file: one tensor, or one for each expert.
     """
 
     name: str
     shape: tuple[int, ...]
-    type: str
+    type: GGMLQuantizationType
     parts: Sequence[Tensor]
 
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
 
-    @property
-    def ggml(self) -> GGMLQuantizationType:
-        """Its type in the library `gguf`."""
-        from gguf import GGMLQuantizationType
 
-        return GGMLQuantizationType[self.type]
-
-
-def stored(model: Checkpoint, dtype: str | None = None) -> list[Stored]:
+def stored(model: Checkpoint, dtype: str | None = None, zeros: Zeros | None = None) -> list[Stored]:
     """The tensors of a file, unread, in storage order.
 
     Args:
         model: a member, in full precision. Layers that predict further tokens are left out.
         dtype: of matrices, one of `DTYPES`; that of each tensor in the source when None.
+        zeros: gets how many numbers became 0, when tensors are read.
 
     Raises:
         ElasticError: The source is in low precision, or a kind of layer has no place in the format.
@@ -78,10 +75,12 @@ def stored(model: Checkpoint, dtype: str | None = None) -> list[Stored]:
     if model.precision is not None:
         raise ElasticError(f"{model.folder}: is in {model.precision}, which GGUF cannot store as it is; "
                            "cut the family that it was made of")  # fmt: skip
-    return [*_stored(model, None if dtype is None else DTYPES[dtype])]
+    return [*_stored(model, None if dtype is None else DTYPES[dtype], zeros)]
 
 
-def _stored(model: Checkpoint, dtype: str | None) -> Iterator[Stored]:
+def _stored(model: Checkpoint, dtype: str | None, zeros: Zeros | None) -> Iterator[Stored]:
+    from gguf import GGMLQuantizationType
+
     together: dict[str, list[layout.Tensor]] = {}
     for row in layout.tensors(model.parent, model.subnet):
         if not row.gguf:
@@ -90,17 +89,18 @@ def _stored(model: Checkpoint, dtype: str | None) -> Iterator[Stored]:
     for name, rows in together.items():
         row, sources = rows[0], [model.tensors[each.hf] for each in rows]
         matrix = len(row.shape) == 2 and row.row.name not in _EXACT
-        own = dtype or sources[0].dtype
-        type = own if matrix and own in ("F16", "BF16", "Q8_0") else "F32"
-        if type == "Q8_0" and row.shape[-1] % _block():
-            type = _WITHOUT_BLOCKS
-        parts = [_part(row, each.hf, source, type) for each, source in zip(rows, sources, strict=True)]
+        wanted = dtype or sources[0].dtype
+        ggml = wanted if matrix and wanted in ("F16", "BF16", "Q8_0") else "F32"
+        if ggml == "Q8_0" and row.shape[-1] % _block():
+            ggml = _WITHOUT_BLOCKS
+        parts = [_part(each, source, ggml, zeros) for each, source in zip(rows, sources, strict=True)]
         shape = _shape(row, model.parent.sizes)
-        yield Stored(name, shape if row.number is None else (len(parts), *shape), type, parts)
+        stacked = shape if row.number is None else (len(parts), *shape)
+        yield Stored(name, stacked, GGMLQuantizationType[ggml], parts)
 
 
 def _shape(row: layout.Tensor, sizes: Mapping[str, Any]) -> tuple[int, ...]:
-    """Shape of one tensor, which llama.cpp wants with other dimensions of the same order."""
+    """Shape of one tensor in the file; llama.cpp reads some with other dimensions, in the same storage order."""
     if row.row.name == "mamba.conv_weight":
         return row.shape[0], row.shape[-1]
     if row.row.name in ("mamba.a_log", "mamba.d"):
@@ -110,8 +110,8 @@ def _shape(row: layout.Tensor, sizes: Mapping[str, Any]) -> tuple[int, ...]:
     return row.shape
 
 
-def _part(row: layout.Tensor, name: str, source: Tensor, type: str) -> Tensor:
-    """The words of one tensor in a GGML type."""
+def _part(row: layout.Tensor, source: Tensor, ggml: str, zeros: Zeros | None) -> Tensor:
+    """The words of one tensor in a GGML type; llama.cpp stores A itself, not its logarithm."""
     if row.row.name == "mamba.a_log":
 
         def decay(first: int, last: int) -> np.ndarray:
@@ -119,7 +119,7 @@ def _part(row: layout.Tensor, name: str, source: Tensor, type: str) -> Tensor:
             return (-np.exp(read.astype(np.float64))).astype("<f4").view(word("F32"))
 
         return Tensor.made("F32", source.shape, decay, source)
-    return _blocks(source) if type == "Q8_0" else source.cast(type, name)
+    return _blocks(source) if ggml == "Q8_0" else source.cast(ggml, row.hf, zeros)
 
 
 def _block() -> int:

@@ -3,7 +3,7 @@
 """A byte-level BPE tokenizer of a folder as llama.cpp reads it.
 
 llama.cpp has no pre-tokenizer in the file: `tokenizer.ggml.pre` names one of those that it was built with. The name is
-found by what the folder's own pre-tokenizer does (`PRE`), not by a fingerprint of one model's vocabulary.
+found from the patterns of the folder's pre-tokenizer (`PRE`), not by a fingerprint of one model's vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _END = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-#: GPT-2's own pattern, which a byte-level pre-tokenizer has built in
+#: GPT-2's pattern, built into byte-level pre-tokenizers
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 #: patterns that cut a text before BPE, in order -> llama.cpp's name. Digits one by one are `\p{N}`.
 PRE: dict[tuple[str, ...], str] = {
@@ -55,7 +55,7 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, config: Mapping[str, Any], v
     """
     from gguf import TokenType
 
-    path = folder / "tokenizer.json"
+    path = folder / "tokenizer.json"  # `load_tokenizer` reports a missing one
     tokenizer, file = load_tokenizer(folder), json.loads(read_text(path))
     model = file["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback") or not model["merges"]:
@@ -80,8 +80,8 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, config: Mapping[str, Any], v
     settings = read_settings(folder)
     ids = {}
     for name, token in _SPECIAL.items():
-        said = settings.get(token)
-        text = said.get("content") if isinstance(said, dict) else said
+        setting = settings.get(token)
+        text = setting.get("content") if isinstance(setting, dict) else setting
         ids[name] = tokenizer.token_to_id(text) if isinstance(text, str) else config.get(f"{token}_id")
         if isinstance(ids[name], int):
             getattr(writer, f"add_{name}_token_id")(ids[name])

@@ -19,7 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.formats.checkpoint import Checkpoint, in_memory
 from nemo_elastic.formats.gguf.tokenizer import GPT2, PRE
-from nemo_elastic.formats.gguf.writing import write
+from nemo_elastic.formats.gguf.writing import prepare
+from nemo_elastic.formats.places import write_places
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.cutting import cut
@@ -101,10 +102,11 @@ def answers(
     """What llama.cpp says of every case and every tokenizer."""
     place, jobs = tmp_path_factory.mktemp("gguf"), {}
     for name, (parent, member, dtype, _) in CASES.items():
-        write(made(parent, member, tokenizers["gpt-2"][0])[0], place / name, dtype=dtype)
+        model, _ = made(parent, member, tokenizers["gpt-2"][0])
+        write_places(prepare(model, place / name, name=name, dtype=dtype))
         jobs[str(place / name)] = {"prompt": PROMPT, "new": NEW}
     for name, (folder, _) in tokenizers.items():
-        write(made(DENSE, DENSE.full, folder)[0], place / name)
+        write_places(prepare(made(DENSE, DENSE.full, folder)[0], place / name, name=name))
         jobs[str(place / name)] = {"texts": TEXTS}
     (place / "jobs.json").write_text(json.dumps(jobs))
     worker = Path(__file__).with_name("llama.py")

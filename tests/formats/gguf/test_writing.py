@@ -142,9 +142,23 @@ def test_a_shape_that_llama_cpp_does_not_run_is_refused(
     family: Path, tmp_path: Path, member: Subnet, words: str
 ) -> None:
     model = in_memory(DENSE, DENSE.full, random_state(DENSE, DENSE.full), companions=family)
-    with pytest.raises(ElasticError, match=words):
-        slice_checkpoint(model, tmp_path / "out.gguf", subnet=member, format="gguf")
+    for out in (tmp_path / "out.gguf", None):  # a dry run finds it, too
+        with pytest.raises(ElasticError, match=words):
+            slice_checkpoint(model, out, subnet=member, format="gguf")
     assert not any(tmp_path.iterdir())
+
+
+def test_numbers_that_become_zero_are_counted(family: Path, tmp_path: Path) -> None:
+    state = random_state(DENSE, DENSE.full)
+    state["backbone.layers.1.mixer.up_proj.weight"][0, :5] = 1e-12
+    model = in_memory(DENSE, DENSE.full, state, companions=family)
+    cut = slice_checkpoint(model, tmp_path / "out.gguf", subnet=DENSE.full, format="gguf", dtype="fp16")
+    assert cut.underflowed == 5
+
+
+def test_convert_has_no_pre_tokenizer_for_other_formats(family: Path, tmp_path: Path) -> None:
+    code, _, err = run("convert", family, "--format", "nemo", "--pre", "gpt-2", "--out", tmp_path / "out")
+    assert code == 2 and "--pre" in err and not any(tmp_path.iterdir())
 
 
 def test_what_is_interrupted_leaves_nothing(family: Path, tmp_path: Path) -> None:
