@@ -224,7 +224,7 @@ class Kind:
         return {axis.name: axis.blocks for axis in self.axes if axis.blocks in self.widths}
 
     def recount(self, widths: Sizes, before: Sizes, after: Sizes) -> Sizes:
-        """Convert nested widths to another number of blocks, with as many channels in each block.
+        """Rescale nested widths to another number of blocks; a block keeps its number of channels.
 
         Args:
             widths: axis -> width in a layer, an integer or an expected width; only nested axes change.
