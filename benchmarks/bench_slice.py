@@ -44,7 +44,7 @@ def family_of(layers: int) -> Family:
     """The first layers of the 12B, and members of about 0.72 and 0.49 of it on every axis."""
     parent = replace(preset("nemotron-nano-12b-v2"), ffn_stripes=8)
     parent = replace(parent, pattern=parent.pattern[:layers])
-    dropped = set(range(9, layers, 10)) if layers > 20 else {layers - 1}
+    dropped = set(range(9, layers, 10)) if layers > 20 else {layers - 2}  # the last of eight is the attention
     keep = [i for i in range(layers) if i not in dropped]
     members = {
         "12b": parent.full,
