@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a parent and smaller models that others cut from it to members of one family.
 
-Weights of such a parent are sorted: a member is the front of each width, in one stripe. A child's config says its
-widths. It says neither which layers were kept nor in how many parts Mamba heads were cut: both are found by comparing
-weights.
+Weights of such a parent are sorted: a member is the front of each width, or of each of equal parts of it, such as the
+shards of tensor-parallel ranks. A child's config gives its widths, but neither which layers were kept nor the number of
+parts: both are found by comparing weights.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from dataclasses import replace
 from pathlib import Path
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Layer, Parent, Subnet
 from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
-from nemo_elastic.core.kinds.mamba import GROUPS, MAMBA_HEADS, SHARDS
+from nemo_elastic.core.kinds.mamba import MAMBA_HEADS, SHARDS
 from nemo_elastic.core.kinds.record import HF_LAYER
 from nemo_elastic.core.kinds.registry import striped_axes
 from nemo_elastic.errors import ElasticError, bad, inside
@@ -37,6 +38,10 @@ __all__ = ["Child", "converts", "find_members", "member_of", "read_child", "same
 
 #: a smaller model: with its weights, only its config, or a file with its shape
 Child = Checkpoint | Shapes | Path
+
+
+#: tensor-parallel ranks of those who cut a model, at most
+MOST_PARTS = 32
 
 
 class _Differs(ElasticError):
@@ -67,8 +72,8 @@ def find_members(whole: Checkpoint, children: Mapping[str, Child]) -> tuple[Pare
             a cut in none of the ways that are known.
     """
     parent, first = _with_axes(whole.parent, children), None
-    for parts in _head_parts(parent, children):
-        blocked = parent if parts is None else replace(parent, **{SHARDS: parts})
+    for parts in _parts(parent, children):
+        blocked = replace(parent, **parts)
         opened = replace(whole, parent=blocked, subnet=blocked.full)
         try:
             return blocked, {name: _member(opened, child) for name, child in children.items()}
@@ -90,33 +95,53 @@ def _with_axes(parent: Parent, children: Mapping[str, Child]) -> Parent:
     return parent
 
 
-def _head_parts(parent: Parent, children: Mapping[str, Child]) -> Sequence[int | None]:
-    """Numbers of parts in which Mamba heads may have been cut; None for the groups, which come first."""
+def _parts(parent: Parent, children: Mapping[str, Child]) -> Iterator[dict[str, int]]:
+    """Sizes of a parent that say in how many parts its widths were cut, one guess after another, the simplest first."""
     shapes = [child for child in children.values() if isinstance(child, Shapes)]
-    said = {child.parent.size(SHARDS) for child in shapes if child.parent.has(SHARDS)}
-    if said:
-        return sorted(said)
-    heads = parent.size(MAMBA_HEADS)
-    widths = {width for child in shapes if isinstance(child, Checkpoint) for width in child.subnet.widths(MAMBA_HEADS)}
-    if widths <= {heads}:
-        return (None,)
-    common = math.gcd(heads, *widths)
-    return (None, *(n for n in range(1, common + 1) if common % n == 0 and n != parent.size(GROUPS)))
+    sizes = {axis: size for axis, size in striped_axes().items() if parent.has(size)} | {MAMBA_HEADS: SHARDS}
+    guesses = []
+    for axis, size in sizes.items():
+        said = {child.parent.size(size) for child in shapes if child.parent.has(size)}
+        said -= set() if size == SHARDS else {1}  # 1 is what a config without the size is read as
+        known = [{size: parts} for parts in sorted(said)]
+        guesses.append(known or [{}, *({size: parts} for parts in _common(parent, axis, shapes))])
+    for guess in sorted(product(*guesses), key=lambda one: sum(map(bool, one))):
+        yield {size: parts for part in guess for size, parts in part.items()}
+
+
+def _common(parent: Parent, axis: str, shapes: Sequence[Shapes]) -> list[int]:
+    """Numbers of equal parts, other than the parent's, into which a width and those of narrower weights divide."""
+    width, now = parent.size(axis), parent.axis(axis).blocks
+    narrower = {w for child in shapes if isinstance(child, Checkpoint) for w in _of(child, axis) if w < width}
+    common = math.gcd(width, *narrower)
+    return [n for n in range(1, min(common, MOST_PARTS) + 1) if narrower and common % n == 0 and n != now]
+
+
+def _of(child: Shapes, axis: str) -> set[int]:
+    """A child's widths of an axis of layers."""
+    return {layer.widths[axis] for layer in child.subnet.layers if axis in layer.widths}
+
+
+def narrower(parent: Parent, member: Subnet) -> dict[str, int]:
+    """Axis of layers -> the first of a member's layers that is narrower on it than the parent."""
+    layers = enumerate(member.layers)
+    cut = [(axis, at) for at, layer in layers for axis, w in layer.widths.items() if w < parent.size(axis)]
+    return dict(reversed(cut))
 
 
 def _member(whole: Checkpoint, child: Child) -> Subnet:
-    """The shape of a child, with Mamba heads cut in the parent's blocks."""
+    """The shape of a child, whose weights are a cut in the parent's parts.
+
+    Raises:
+        _Differs: They are another cut: the first narrower layer of each axis is compared.
+    """
     if isinstance(child, Path):
         return read_subnet(child, whole.parent)
-    member, heads = member_of(whole, child), whole.parent.size(MAMBA_HEADS)
-    fewer = [i for i, layer in enumerate(member.layers) if layer.widths.get(MAMBA_HEADS, heads) < heads]
-    if (
-        fewer
-        and isinstance(child, Checkpoint)
-        and (name := _difference(whole, child, fewer[0], member.layers[fewer[0]]))
-    ):
-        said = f"tensor {name!r} keeps the Mamba heads neither of each group's front nor of that of equal parts"
-        raise _Differs(said, child.folder)
+    member = member_of(whole, child)
+    if isinstance(child, Checkpoint):
+        for at in dict.fromkeys(narrower(whole.parent, member).values()):
+            if name := _difference(whole, child, at, member.layers[at]):
+                raise _Differs(f"tensor {name!r} is the front neither of its widths nor of equal parts", child.folder)
     return member
 
 

@@ -16,8 +16,8 @@ from nemo_elastic import __version__
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import NAME
 from nemo_elastic.core.cost import parameters
-from nemo_elastic.core.family import Parent, Subnet, cuts_heads
-from nemo_elastic.core.kinds.mamba import SHARDS
+from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.mamba import MAMBA_HEADS, SHARDS
 from nemo_elastic.core.kinds.registry import DEPTH
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.errors import ElasticError, bad, inside
@@ -33,7 +33,7 @@ from .beside import Check
 from .cutting import cut
 from .family_folder import FAMILY, QUANTIZED, read_members, write_manifest
 from .lineage import PUBLISHED, lineage_of, provenance_in
-from .published import find_members, read_child
+from .published import find_members, narrower, read_child
 from .verification import cut_check
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ class Joined:
     Attributes:
         family: the family.
         checks: of each member that was compared with its cut.
-        unsure: members with fewer Mamba heads and without weights: how the heads were cut is a guess.
+        unsure: members without weights, narrower on an axis on which no weights were compared: how they were cut is a
+            guess.
     """
 
     family: Family
@@ -280,9 +281,10 @@ def join_family(
         raise ElasticError("--check: no member has weights to compare")
     opened = {name: replace(child, parent=parent, subnet=subnets[name]) for name, child in weights.items()}
     checks = {name: cut_check(child, whole) for name, child in opened.items()} if check else {}
-    cut = tuple(name for name in subnets if cuts_heads(parent, subnets[name]))
-    known = parent.has(SHARDS) or weights.keys() & {*cut}
-    unsure = () if known else tuple(name for name in cut if not isinstance(children[name], Path))
+    axes = {name: narrower(parent, subnet).keys() for name, subnet in subnets.items()}
+    compared = {axis for name in weights for axis in axes[name]} | ({MAMBA_HEADS} if parent.has(SHARDS) else set())
+    known = weights.keys() | {name for name, child in children.items() if isinstance(child, Path)}
+    unsure = tuple(name for name in subnets if name not in known and axes[name] - compared)
     joined = Joined(family, checks, unsure)
     if joined.ok:
         atomic_write(path, family.text(), replace=source.family is not None)

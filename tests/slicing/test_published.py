@@ -18,6 +18,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import path
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
 from nemo_elastic.slicing.verification import verify
@@ -175,7 +176,7 @@ def test_heads_of_a_config_alone_are_not_compared(tmp_path: Path) -> None:
     folders = publish(tmp_path, DENSE, {"small": {"mamba_num_heads": 8}})
     folders["small"] /= "config.json"
     code, out, _ = join(folders)
-    assert code == 0 and "small: keeps the front of each group's Mamba heads; not compared" in out
+    assert code == 0 and "small: keeps the front of each width, and of each group's Mamba heads; not compared" in out
     assert not Family.load(folders["parent"]).parent.has(SHARDS)
     code, _, err = join(folders, "--force", "--check")
     assert code == 2 and "--check" in err
@@ -322,19 +323,36 @@ def test_check_names_what_differs_and_writes_nothing(tmp_path: Path, change: Con
     assert not verify(folders["small"], parent=folders["parent"]).ok
 
 
-def test_stripes_cannot_be_wrong(tmp_path: Path) -> None:
-    """Published weights lie in one stripe. A block of eight keeps other neurons, and the published child tells."""
-    folders = publish(tmp_path, DENSE, {"small": {"intermediate_size": 32}})
-    block = {"budgets": [{"name": "full"}, {"name": "small", "ratio": 0.99}],
-             "axes": {"ffn": {"choices": [96, 32], "stripes": 8}}}  # fmt: skip
+@pytest.mark.parametrize(
+    ("own", "child", "ratio", "axes", "stripes"),
+    [
+        (DENSE, {"intermediate_size": 32}, 0.9, {"ffn": {"choices": [96, 32], "stripes": 8}}, {"ffn_stripes": 8}),
+        (MOE, {"n_routed_experts": 2, "moe_shared_expert_intermediate_size": 32}, 0.85,
+         {"experts": {"choices": [4, 2], "stripes": 2}, "shared_ffn": {"choices": [64, 32], "stripes": 4}},
+         {"experts_stripes": 2, "shared_ffn_stripes": 4}),
+    ],
+    ids=["ffn", "experts"],
+)  # fmt: skip
+def test_stripes_are_found_by_weights(
+    tmp_path: Path, own: Config, child: Config, ratio: float, axes: dict[str, Config], stripes: dict[str, int]
+) -> None:
+    """A child keeps the front of its widths, or, where it was cut on ranks, of each rank's part of them."""
+    folders = publish(tmp_path, own, {"small": child})
+    block = {"budgets": [{"name": "full"}, {"name": "small", "ratio": ratio}], "axes": axes}
     (tmp_path / "block.json").write_text(json.dumps({"elastic": block}))
     printed("init", folders["parent"], "--config", tmp_path / "block.json", "--out", tmp_path / "striped")
     assert verify(tmp_path / "striped").ok and not verify(folders["small"], parent=tmp_path / "striped").ok
-    # nor can a member of that family become one of the published parent
-    printed("slice", tmp_path / "striped", "--member", "small", "--out", tmp_path / "wrong")
-    code, err = call("init", folders["parent"], "--member", f"small={tmp_path / 'wrong'}")
-    assert code == 2 and "ffn_stripes" in err
-    assert join(folders, "--check")[0] == 0 and Family.load(folders["parent"]).parent.ffn_stripes == 1
+    printed("slice", tmp_path / "striped", "--member", "small", "--out", tmp_path / "ranks")
+    (tmp_path / "ranks" / MEMBER_FILE).unlink()  # a stranger's says nothing
+    found = {"small": dict.fromkeys(stripes, 1), "ranks": stripes}
+    for name, expected in found.items():
+        folder = folders["small"] if name == "small" else tmp_path / "ranks"
+        code, out, _ = run("init", folders["parent"], "--member", f"small={folder}", "--check", "--force")
+        assert code == 0 and "FAILED" not in out
+        parent = Family.load(folders["parent"]).parent
+        assert {size: parent.size(size) for size in stripes} == expected
+    code, out, _ = run("init", folders["parent"], "--member", f"small={folders['small'] / 'config.json'}", "--force")
+    assert code == 0 and "small: keeps the front of each width, and of each group's Mamba heads; not compared" in out
 
 
 # ------------------------------------------------------------------ at full size
