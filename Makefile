@@ -38,7 +38,7 @@ ifeq ($(wildcard /dev/nvidia*),)
 export TORCH_CUDA_ARCH_LIST ?= 8.0
 endif
 
-.PHONY: help demo test venv test-long test-core test-bridge test-fake-gpu test-vllm test-gpu rehearse lint docs bench study
+.PHONY: help demo test venv test-long test-core test-bridge test-fake-gpu test-vllm test-llama test-gpu rehearse lint docs bench study
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
@@ -71,6 +71,9 @@ test-vllm: $(NEMO) $(HF) $(VLLM) ## Members in vLLM on this CPU give the tokens 
 	$(QUIET) .venv-vllm/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
 	$(RUN) -W ignore -m tests.vllm.low_precision --vllm .venv-vllm/bin/python --markdown docs/tables/low_precision_loads.md
 	NEMO_ELASTIC_VLLM_PYTHON=.venv-vllm/bin/python $(RUN) -m pytest tests/profile tests/vllm -m vllm $(ARGS)
+
+test-llama: $(NEMO) ## Members as GGUF files in llama.cpp (a wheel) on this CPU give our log-probabilities; the table of them
+	LLAMA_TABLE=docs/tables/llama.md $(RUN) -m pytest tests/formats/gguf $(ARGS)
 
 test-gpu: ## On a machine with a GPU, in the Python that is active (a container's): what only a GPU can show
 	python -m pytest -s -m gpu $(ARGS)
