@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checkpoint import in_memory
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.gguf.tensors import stored
+from nemo_elastic.io.write import clear_leftovers
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.cutting import cut
 from nemo_elastic.slicing.example import write_example
 from nemo_elastic.slicing.slicer import slice_checkpoint
+from tests.io.test_kills import killed_at
 from tests.shapes import GROUPS, LATENT, MOE, PARENT
 from tests.slicing.helpers import run
 from tests.strategies import subnets
+from tests.support.alone import alone
 
 from .test_llama_cpp import DENSE, other_width
 
@@ -159,6 +163,27 @@ def test_numbers_that_become_zero_are_counted(family: Path, tmp_path: Path) -> N
 def test_convert_has_no_pre_tokenizer_for_other_formats(family: Path, tmp_path: Path) -> None:
     code, _, err = run("convert", family, "--format", "nemo", "--pre", "gpt-2", "--out", tmp_path / "out")
     assert code == 2 and "--pre" in err and not any(tmp_path.iterdir())
+
+
+@alone
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    write_example(tmp_path / "family")
+    out, contents, kills = tmp_path / "cuts" / "out.gguf", [], 0
+
+    def write(member: str) -> None:
+        slice_checkpoint(tmp_path / "family", out, member=member, format="gguf", force=True,
+                         progress=lambda *_: sys.audit("open"))  # each piece is a step, too  # fmt: skip
+
+    for member in ("large", "small"):
+        write(member)
+        contents.append(out.read_bytes())
+    for step in range(0, 1000, 7):
+        if not killed_at(step, lambda: write("large")):
+            break
+        kills += len([*out.parent.iterdir()]) > 1  # something was half-written
+        clear_leftovers(out)
+        assert [p.name for p in out.parent.iterdir()] == ["out.gguf"] and out.read_bytes() in contents
+    assert kills > 5 and out.read_bytes() == contents[0]
 
 
 def test_what_is_interrupted_leaves_nothing(family: Path, tmp_path: Path) -> None:
