@@ -14,12 +14,11 @@ import typer
 from nemo_elastic.cli import options
 from nemo_elastic.cli.show import size, size_line, stripes_line, writing
 from nemo_elastic.core.cost import MemorySpec
-from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.io.outputs import check_file, check_output
-from nemo_elastic.slicing.by_size import Fit, largest_within, read_limits, read_subnet
+from nemo_elastic.slicing.by_size import Fit, family_of, largest_within, read_limits, read_subnet
 from nemo_elastic.slicing.card import serving_spec
 from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
 
@@ -110,7 +109,8 @@ def command(
     written = None if dryrun else out
     with writing(f"writing {out}", quiet=json or dryrun) as progress:
         if len(names) > 1:
-            cuts = slice_members(opened, written, _members(opened, names), progress=progress, **how)
+            members = {name: family_of(opened).member(name).subnet for name in names}
+            cuts = slice_members(opened, written, members, progress=progress, **how)
         else:
             name = names[0] if names else None
             cuts = [slice_checkpoint(opened, written, member=name, subnet=shape, progress=progress, **how)]
@@ -123,14 +123,6 @@ def command(
     for cut in cuts:
         for line in _lines(cut, opened, spec, fit):
             typer.echo(line if cut.out is None else f"{cut.out}: {line}")
-
-
-def _members(source: Checkpoint, names: list[str]) -> dict[str, Subnet]:
-    """Shapes of several members by name."""
-    family = source.origin.family
-    if family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family with named members; give one name")
-    return {name: family.member(name).subnet for name in names}
 
 
 def _check_ways(names: list[str], subnet: Path | None, sizes: Mapping[str, str | None]) -> None:

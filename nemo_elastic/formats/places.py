@@ -23,6 +23,7 @@ import numpy as np
 from nemo_elastic.formats.checksums import crc32
 from nemo_elastic.formats.dtypes import word
 from nemo_elastic.formats.tensor import Tensor
+from nemo_elastic.io.outputs import check_room
 
 __all__ = ["Place", "Progress", "write_places"]
 
@@ -58,13 +59,15 @@ def write_places(places: Sequence[Place], progress: Progress | None = None) -> l
     """Write tensors to their places.
 
     Args:
-        places: no two overlap.
+        places: no two overlap; all files are on one disk, which must have room for them.
         progress: called after every piece, by one thread at a time.
 
     Returns:
         The CRC-32 of each place's bytes.
     """
     total = sum(place.tensor.nbytes for place in places)
+    if places:
+        check_room(places[0].file.parent, total)
     # Cuts of one tensor come together, so that it is read once; tensors that lie in no file keep their order.
     first = {id(place.tensor.root): i for i, place in reversed([*enumerate(places)])}
 

@@ -12,12 +12,16 @@ from typing import Any
 from nemo_elastic.core.cost import MemorySpec
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.limits import LIMITS, Limit
+from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.sizes import SubnetPath, path
 from nemo_elastic.errors import ElasticError, inside
 from nemo_elastic.formats.checkpoint import Shapes
 from nemo_elastic.io.read import read_json
 
-__all__ = ["Fit", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
+__all__ = ["Fit", "family_of", "in_words", "largest_within", "read_limits", "read_subnet", "rest_of_path"]
+
+#: for a source without sizes
+OWN_SHAPE = "give a shape with --subnet"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def read_limits(spec: MemorySpec, given: Mapping[str, str | None]) -> tuple[Limi
 
 def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
     """The largest shape on the family's path, inside the source, within limits."""
-    shapes, parent = rest_of_path(source, "give a shape with --subnet"), source.parent
+    shapes, parent = rest_of_path(source), source.parent
     at = shapes.fit(0, lambda subnet: any(x.cost(parent, subnet) > x.most(parent) for x in limits))
     if at is None:
         least = shapes.family.members[-1]
@@ -95,18 +99,24 @@ def largest_within(source: Shapes, limits: tuple[Limit, ...]) -> Fit:
     return Fit(parent, limits, shapes[at], name, between, shapes[at - 1] if at > 0 else None)
 
 
-def rest_of_path(source: Shapes, instead: str) -> SubnetPath:
-    """The sizes that can be cut out of a folder: its family's path, for a member the part below it.
-
-    `instead` tells a user of one model, or of a shape without a size of its family, what to do.
-    """
+def family_of(source: Shapes) -> Family:
+    """The family of a folder."""
     family = source.origin.family
     if family is None:
-        raise ElasticError(f"{source.folder}: is one model, not a family; {instead}")
+        raise ElasticError(
+            f"{source.folder}: is one model, not a family; nemo-elastic init --data makes a family of it, init --member "
+            f"one of it and its published children; or {OWN_SHAPE}"
+        )
+    return family
+
+
+def rest_of_path(source: Shapes) -> SubnetPath:
+    """The sizes that can be cut out of a folder: its family's path, for a member the part below it."""
+    family = family_of(source)
     sizes = path(family, source.subnet)
     if not sizes:
         least = family.members[-1].name
-        raise ElasticError(f"{source.folder}: its family's smallest member, {least}, is not inside it; {instead}")
+        raise ElasticError(f"{source.folder}: its family's smallest member, {least}, is not inside it; {OWN_SHAPE}")
     return sizes
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from nemo_elastic.core.cost import DTYPE_BYTES, MemorySpec, active_parameters, has_inactive, memory, parameters
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.mamba import MAMBA_HEAD_DIM, MAMBA_HEADS
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT
 from nemo_elastic.core.kinds.registry import DEPTH, HIDDEN, KINDS, layer_axes
 from nemo_elastic.core.manifest import FILE, Family
 from nemo_elastic.core.member import limits_used
 from nemo_elastic.core.prediction import is_mtp
 from nemo_elastic.formats.checkpoint import Checkpoint, Origin
+from nemo_elastic.formats.gguf.metadata import why_not
 from nemo_elastic.formats.hf.quant_config import precision_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.formats.schemes import MODELOPT, Quantization
@@ -34,6 +36,7 @@ __all__ = [
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
 _LINE = "\n"  # Python 3.10 has no backslash in an f-string's braces
 
+_GGUF = "nemo-elastic convert . --format gguf --out ../model.gguf"
 #: with a tokenizer, and without one
 _PYTHON = (
     """\
@@ -229,8 +232,15 @@ def _usage(model: Checkpoint, family: bool = False) -> str:
         parts.append(
             "For vLLM, slice members and serve each: `nemo-elastic serve` takes families in full precision only."
         )
+    elif any(len({*member.widths(axis)}) > 1 for axis in (MAMBA_HEADS, MAMBA_HEAD_DIM)):
+        parts.append("vLLM reads one number of Mamba heads and channels for all layers, and refuses this model.")
     else:
         parts += ["vLLM:", f"```bash\nvllm serve .{' --trust-remote-code' if code else ''}{options}\n```"]
+    why = why_not(model)
+    if why is None:
+        parts += ["llama.cpp, Ollama and LM Studio, as one file:", f"```bash\n{_GGUF}\n```"]
+    else:
+        parts.append(f"Not llama.cpp: this model {why}.")
     return "\n\n".join((*parts, "The pages of nemo-elastic say which software was tried with which shapes."))
 
 

@@ -22,14 +22,14 @@ from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.checkpoint import Checkpoint, Origin
 from nemo_elastic.formats.folders import open_source, writer
-from nemo_elastic.formats.gguf.metadata import architecture
+from nemo_elastic.formats.gguf.metadata import check
 from nemo_elastic.formats.gguf.writing import SUFFIX, prepare
 from nemo_elastic.formats.hf.reading import MEMBER_FILE, member_to_json
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
 from nemo_elastic.formats.places import write_places
 from nemo_elastic.io.outputs import Output, atomic_dir, atomic_file, check_apart
 
-from .by_size import largest_within, read_limits
+from .by_size import family_of, largest_within, read_limits
 from .card import member_card, serving_spec
 from .cutting import Rounding, cast, cut, without_mtp
 from .lineage import CARD, Lineage, lineage_of
@@ -214,7 +214,7 @@ def _slice(
     }
     if format == GGUF:
         for member in members.values():
-            architecture(member.subnet)  # a dry run raises, too
+            check(member)  # a dry run raises, too
     else:
         members = {name: cast(member, dtype, rounding[name]) for name, member in members.items()}
     out = None if place is None else Path(place)
@@ -284,12 +284,8 @@ def describe_member(folder: Path, member: Checkpoint, lineage: Lineage, lacks: s
 def _target(source: Checkpoint, name: str | None, subnet: Subnet | None) -> tuple[Subnet, Origin]:
     family = source.origin.family
     if name is not None:
-        if family is not None:
-            subnet = family.member(name).subnet
-        elif source.origin.name == name:
-            subnet = source.subnet
-        else:
-            raise ElasticError(f"{source.folder}: is one model, not a family with named members; give a subnet")
+        own = family is None and source.origin.name == name
+        subnet = source.subnet if own else family_of(source).member(name).subnet
     assert subnet is not None
     subnet.validate(source.parent)
     why = why_not_nested(subnet, source.subnet)

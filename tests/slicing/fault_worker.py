@@ -49,7 +49,9 @@ def full(family: Path, place: Path) -> Iterator[Report]:
 
 def full_midway(family: Path, place: Path) -> Iterator[Report]:
     """Room for the weights, as far as can be known before, and for nothing else; beside an older output."""
-    need = -(-weights(family) // PAGE) * PAGE  # the two small files that are written first have a page each
+    parts = (weights(family), (family / "model.safetensors").stat().st_size - weights(family))  # and their header
+    # the two small files that are written first have a page each
+    need = sum(-(-part // PAGE) * PAGE for part in parts)
     mount("-t", "tmpfs", "-o", "size=50m", "tmpfs", str(place))
     yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
     disk = os.statvfs(place)

@@ -14,6 +14,7 @@ from nemo_elastic import slice_checkpoint
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
 from nemo_elastic.slicing.card import needs_eager_experts
+from tests.formats.gguf.test_llama_cpp import other_width
 from tests.formats.hf.hf_client import run_code
 from tests.quantize.conftest import dense  # noqa: F401
 from tests.quantize.damage import low
@@ -58,6 +59,16 @@ def test_a_folder_with_a_tokenizer_reads_text(family: Path, tmp_path: Path) -> N
     for folder in (tmp_path / "family", tmp_path / "cut"):
         assert "AutoTokenizer" in card(folder) and "no tokenizer" not in card(folder)
         assert re.search(r"^vllm serve \.$", card(folder), re.MULTILINE)
+
+
+def test_which_engines_read_the_member(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer.json").write_text("{}")
+    source = write(tmp_path / "family", PARENT, {"small": SMALL}, tokenizer_dir=tmp_path / "words")
+    for name, layer, width, engines in (("ffn", 1, 8, ["vllm serve", "--format gguf"]), ("mamba_heads", 0, 4, [])):
+        slice_checkpoint(source, tmp_path / name, subnet=other_width(PARENT.full, layer, **{name: width}))
+        assert [line for line in ("vllm serve", "--format gguf") if line in card(tmp_path / name)] == engines
+    assert "Not llama.cpp: this model has layers that differ in mamba_heads (4, 6)" in card(tmp_path / "mamba_heads")
 
 
 @pytest.mark.hf

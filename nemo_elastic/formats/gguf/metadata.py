@@ -13,34 +13,45 @@ from nemo_elastic.core.kinds.mlp import FFN, MLP
 from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SCALING, SHARED_FFN, TOP_K
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checkpoint import Checkpoint
+from nemo_elastic.formats.tokenizer import find_tokenizer
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["architecture", "describe"]
+__all__ = ["architecture", "check", "describe", "why_not"]
 
 #: axes that all layers of a kind share in llama.cpp, which reads one number for the model
 _ONE_WIDTH = (MAMBA_HEADS, MAMBA_HEAD_DIM, ATTENTION_HEADS, KV_HEADS, EXPERTS, SHARED_FFN, LATENT)
 
 
-def architecture(member: Subnet) -> str:
-    """llama.cpp's name of the model.
+def check(model: Checkpoint) -> None:
+    """Raise for a model that llama.cpp cannot run from a GGUF file."""
+    why = why_not(model)
+    if why is not None:
+        raise ElasticError(f"{model.folder}: {why}")
 
-    Raises:
-        ElasticError: llama.cpp cannot run a member of this shape; the message says why.
-    """
-    types = {layer.type for layer in member.layers}
+
+def why_not(model: Checkpoint) -> str | None:
+    """Why llama.cpp cannot run a model from a GGUF file; None where it can."""
+    types = {layer.type for layer in model.subnet.layers}
     if {MLP, MOE} <= types:
-        raise ElasticError("format: llama.cpp reads no model that has both MLP layers and layers with experts")
+        return "has both MLP layers and layers with experts, which llama.cpp reads in no model"
     for kind in (MAMBA, ATTENTION):
         if kind not in types:
-            raise ElasticError(f"format: llama.cpp runs no Nemotron-H without a layer of {kind}")
+            return f"has no layer of {kind}, and llama.cpp runs no Nemotron-H without one"
     for axis in _ONE_WIDTH:
-        widths = sorted(set(member.widths(axis)))
+        widths = sorted(set(model.subnet.widths(axis)))
         if len(widths) > 1:
-            raise ElasticError(f"format: layers differ in {axis} ({', '.join(map(str, widths))}), and llama.cpp reads "
-                               "one number for all")  # fmt: skip
-    return "nemotron_h_moe" if MOE in types else "nemotron_h"
+            each = ", ".join(map(str, widths))
+            return f"has layers that differ in {axis} ({each}), and llama.cpp reads one number for all"
+    if model.precision is not None:
+        return f"is in {model.precision}, which GGUF cannot store as it is; cut the family that it was made of"
+    return None if find_tokenizer(model.companions) else "has no tokenizer, and a GGUF file holds one"
+
+
+def architecture(member: Subnet) -> str:
+    """llama.cpp's name of the model."""
+    return "nemotron_h_moe" if any(layer.type == MOE for layer in member.layers) else "nemotron_h"
 
 
 def describe(writer: GGUFWriter, model: Checkpoint) -> None:

@@ -68,13 +68,10 @@ def stored(model: Checkpoint, dtype: str | None = None, zeros: Zeros | None = No
         zeros: gets how many numbers became 0, when tensors are read.
 
     Raises:
-        ElasticError: The source is in low precision, or a kind of layer has no place in the format.
+        ElasticError: A kind of layer has no place in the format.
     """
     if dtype is not None and dtype not in DTYPES:
         raise bad("dtype", dtype, f"one of {', '.join(DTYPES)}")
-    if model.precision is not None:
-        raise ElasticError(f"{model.folder}: is in {model.precision}, which GGUF cannot store as it is; "
-                           "cut the family that it was made of")  # fmt: skip
     return [*_stored(model, None if dtype is None else DTYPES[dtype], zeros)]
 
 

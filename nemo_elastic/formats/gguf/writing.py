@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.extras import require
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.places import Place
 from nemo_elastic.formats.tokenizer import find_tokenizer
-from nemo_elastic.io.outputs import check_room
 
-from .metadata import architecture, describe
+from .metadata import architecture, check, describe
 from .tensors import Stored, Zeros, stored
 from .tokenizer import add_tokenizer
 
@@ -54,9 +52,9 @@ def prepare(
     require("gguf")
     from gguf import GGUFWriter, LlamaFileType
 
+    check(model)
     folder = find_tokenizer(model.companions)
-    if folder is None:
-        raise ElasticError(f"{model.folder}: has no tokenizer, and a GGUF file holds one")
+    assert folder is not None
     tensors = stored(model, dtype, zeros)
     most = max(tensors, key=lambda each: each.nbytes).type.name
     writer = GGUFWriter(file, architecture(model.subnet))
@@ -68,7 +66,6 @@ def prepare(
         writer.add_quantization_version(2)
     describe(writer, model)
     add_tokenizer(writer, folder, model.config, model.parent.sizes["vocab"], pre)
-    check_room(file.parent, sum(each.nbytes for each in tensors))
     return _places(writer, file, tensors)
 
 
