@@ -34,12 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "GGUF", "Checkpoint", "Origin", "Shapes", "check_exactly", "check_tensors", "in_memory", "is_gguf", "same_words",
-    "unreplaced",
+    "Checkpoint", "Origin", "Shapes", "check_exactly", "check_tensors", "in_memory", "same_words", "unreplaced",
 ]  # fmt: skip
-
-#: description of llama.cpp's files in messages
-GGUF = "GGUF, which cannot be read: give the Hugging Face folder that it was made from"
 
 _HEAD, _EMBEDDING = (layout.by_name(name).hf for name in ("head", "embedding"))
 
@@ -212,11 +208,6 @@ def in_memory(
     check_tensors(made)
     names = [t.hf for t in layout.tensors(parent, subnet)] + made.mtp
     return replace(made, tensors={name: by_name[name] for name in names})
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a file has the name of one of llama.cpp's."""
-    return path.suffix.lower() == ".gguf"
 
 
 @contextmanager

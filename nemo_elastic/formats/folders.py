@@ -24,7 +24,7 @@ from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.extras import EXTRAS, require
 from nemo_elastic.io.outputs import Output
 
-from .checkpoint import GGUF, Checkpoint, Shapes, is_gguf, unreplaced
+from .checkpoint import Checkpoint, Shapes, unreplaced
 from .hf import reading as hf
 from .tokenizer import TOKENIZER_FILES
 
@@ -116,7 +116,7 @@ def _readable(folder: Path) -> Path:
     try:
         os.scandir(folder).close()
     except (FileNotFoundError, NotADirectoryError):
-        wrong = f"is {GGUF if is_gguf(folder) else 'a file, not a folder'}" if folder.exists() else "no such folder"
+        wrong = "is a file, not a folder" if folder.exists() else "no such folder"
         raise ElasticError(f"{folder}: {wrong}") from None
     except OSError as exc:
         raise ElasticError(f"{folder}: cannot be read ({exc.strerror})") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 
 from nemo_elastic.core.kinds.mamba import SHARDS
 from nemo_elastic.core.manifest import Family
@@ -21,6 +22,7 @@ from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.nn.gates import Gates
 from nemo_elastic.runtime import load_family
+from nemo_elastic.slicing.example import byte_tokenizer
 from nemo_elastic.slicing.verification import verify
 
 from . import strangers as theirs
@@ -377,3 +379,8 @@ def test_the_30b_at_full_size_takes_no_room(tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text(json.dumps({"hidden": 64, "layers": few}))
     printed("slice", parent, "--subnet", tmp_path / "few.json", "--out", tmp_path / "few")
     assert open_source(tmp_path / "few").tensors["backbone.layers.1.mixer.experts.5.up_proj.weight"].shape == (32, 64)
+    for name, content in byte_tokenizer().items():
+        (parent / name).write_text(json.dumps(content))
+    printed("slice", parent, "--subnet", tmp_path / "few.json", "--format", "gguf", "--out", tmp_path / "few.gguf")
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in GGUFReader(tmp_path / "few.gguf").tensors}
+    assert shapes["blk.1.ffn_up_exps.weight"] == [64, 32, 6]

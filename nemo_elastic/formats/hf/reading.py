@@ -27,7 +27,7 @@ from nemo_elastic.core.manifest import VERSION, Family
 from nemo_elastic.core.member import DIGEST
 from nemo_elastic.core.prediction import PREFIX, Prediction, all_tensors, is_mtp
 from nemo_elastic.errors import ElasticError, bad, inside, shown
-from nemo_elastic.formats.checkpoint import GGUF, Checkpoint, Origin, Shapes, check_tensors, is_gguf
+from nemo_elastic.formats.checkpoint import Checkpoint, Origin, Shapes, check_tensors
 from nemo_elastic.formats.dtypes import ITEMSIZE, word
 from nemo_elastic.formats.low_precision import check_cache_scales, check_no_others, find_quantized
 from nemo_elastic.formats.tensor import Extent, Handle, Tensor
@@ -109,8 +109,7 @@ def read_shapes(folder: Path) -> Shapes:
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not os.path.lexists(path):
-        hint = _gguf_hint(path.parent)
-        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json){hint}")
+        raise ElasticError(f"{path.parent}: not a model folder (it has no config.json)")
     config = read_json(path, strict=False)
     if not isinstance(config, dict):
         raise ElasticError(f"{path}: not a model's config (no JSON object)")
@@ -195,7 +194,7 @@ def open_tensors(folder: str | Path) -> dict[str, Tensor]:
         tensors = dict(_open_index(folder / INDEX))
     else:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else _gguf_hint(folder)
+        hint = f"; {pickles[0]} is a pickle, which is never read" if pickles else ""
         raise ElasticError(f"{folder}: has no weights ({SINGLE} or {INDEX}){hint}")
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -204,12 +203,6 @@ def open_tensors(folder: str | Path) -> dict[str, Tensor]:
             raise ElasticError(f"{folder}: tensor {ours!r} appears twice, with and without the prefix backbone")
         out[ours] = tensor
     return out
-
-
-def _gguf_hint(folder: Path) -> str:
-    """The error for a folder of llama.cpp's files."""
-    files = sorted(p.name for p in folder.iterdir() if is_gguf(p)) if folder.is_dir() else []
-    return f"; {files[0]} is {GGUF}" if files else ""
 
 
 def _open_index(path: Path) -> Iterator[tuple[str, Tensor]]:
