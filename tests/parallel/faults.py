@@ -59,10 +59,6 @@ def at_step(step: int, happens: Callable[[Any], Any]) -> None:
     watch_samples(lambda model: happens(model) if model.host.step == step else None)
 
 
-def break_weight(model: Any) -> None:
-    model.host.core.decoder.layers[4].mixer.D.data[0] = float("nan")
-
-
 def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
     """What each run that is named says, and what it leaves."""
     skip = {"changes": {"nonfinite": {"action": "skip", "limit": 2}}}
@@ -70,7 +66,6 @@ def not_finite(place: Path, only: Collection[str]) -> dict[str, Any]:
         "skips": (partial(poison, float("nan"), step=0), skip),
         "ranks": (partial(poison, float("nan"), rank=1), {"layout": Layout(tensor=2)}),
         "a stage's gradient": (partial(poison, float("inf"), gradient=True, rank=1), {"layout": Layout(pipeline=2)}),
-        "weight": (partial(at_step, 1, break_weight), {}),
     }
     results: dict[str, Any] = {}
     for name, (before, more) in runs.items():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.parallel.runs import BATCH, BUCKET, LENGTH, PEAK, SHAPE, VOCAB, Job, padded, quiet, weights_read
+from tests.parallel.runs import BUCKET, LENGTH, PEAK, SHAPE, Job, padded, quiet, weights_read
 
 #: module that starts a module of ours in this environment, if one has to
 STARTED_BY: tuple[str, ...] = ()
@@ -177,7 +177,6 @@ def run(place: Path, job: Job) -> dict[str, Any]:
                 held = module.host.core.state_dict()
                 facts["weights"] = digest(dict(module.host.core.named_parameters()))
                 facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
-                facts["members"] = member_losses(module)
 
     task = fiddle.build(elastic(place, job))
     if job.kind != "rank":
@@ -192,28 +191,6 @@ def digest(tensors: dict[str, Any]) -> str:
     for name in sorted(tensors):
         h.update(name.encode() + tensors[name].detach().float().cpu().numpy().tobytes())
     return h.hexdigest()
-
-
-def member_losses(model: Any) -> dict[str, list[float]]:
-    """Every member's divergence from the teacher (cross-entropy without one) on given tokens, of which some count.
-
-    Data-parallel ranks share them, and have unequal numbers of those that count.
-    """
-    import torch
-    from megatron.core import parallel_state
-
-    from nemo_elastic.train.heldout import CE_SUM, KL_SUM, TOKENS
-
-    generator, own = torch.Generator().manual_seed(3), parallel_state.get_data_parallel_rank()
-    whole = {
-        "tokens": torch.randint(0, VOCAB, (3, BATCH, LENGTH), generator=generator),
-        "loss_mask": (torch.rand(3, BATCH, LENGTH, generator=generator) < 0.5).float(),
-    }
-    whole["labels"] = whole["tokens"]
-    rows = {name: t.split(model.host.micro_batch_size, 1)[own] for name, t in whole.items()}
-    sums = model.loop.sums(model.members.get()[1:], [{n: t[i] for n, t in rows.items()} for i in range(3)])
-    means = sums[:, KL_SUM if model.elastic_config.distill.has_teacher else CE_SUM] / sums[:, TOKENS]
-    return {b.name: [loss] for b, loss in zip(model.elastic_config.budgets, means.tolist(), strict=True)}
 
 
 def watch_samples(before: Callable[[Any], Any] | None = None, after: Callable[[Any, Any], Any] | None = None) -> None:

@@ -19,10 +19,11 @@ from tests.parallel.runs import CONVERSATIONS, LENGTH, Job, Layout, do, host, pr
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 STEPS, ROWS = 2, 4
 ALONE = Layout(micro_batches=ROWS, mode="frozen_ce", searched=True, batch=1)
-EVEN = replace(ALONE, searched=False)
 #: rows of several documents, one to a micro-batch; of four in a step each draws the one member
-LAYOUTS = {"dp2": replace(EVEN, data=2, batch=2, micro_batches=ROWS // 2), "pp2": replace(ALONE, pipeline=2),
-           "pp2 sliced": replace(EVEN, pipeline=2)}  # fmt: skip
+LAYOUTS = {
+    "dp2": replace(ALONE, data=2, batch=2, micro_batches=ROWS // 2),
+    "pp2": replace(ALONE, pipeline=2),
+}
 if host().__name__.endswith("bridge"):
     #: as Bridge wants it where ranks share conversations out: each token of a step for as much as another
     SHARED = replace(ALONE, context=2, per_token=True)

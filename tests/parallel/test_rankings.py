@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 ONE = Layout()
 #: ranks that share a model
 SHARED = Layout(tensor=2, sequence=True)
-LAYOUTS = (SHARED, Layout(tensor=4, sequence=True), Layout(tensor=2, data=2))
+LAYOUTS = (SHARED, Layout(tensor=2, data=2))
 SEARCHED = {
     "shapes": "search",
     "importance": {"samples": 8, "depth_samples": 4},

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A run that was killed and started again is the run that was not; and the rules of `checkpoint.resume`."""
+"""A run that was killed and started again is the run that was not, also on other ranks.
+
+Stops between other steps are those of `test_stops.py`; what a start refuses is in `tests/hosts`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,14 @@ from typing import Any
 import pytest
 
 from tests.parallel.compare import LOSS, WEIGHT, deviation, digests, weights
-from tests.parallel.forks import CLEAR, measured
+from tests.parallel.forks import measured
 from tests.parallel.nemo import saved_at_start
-from tests.parallel.runs import BLOCK, PEAK, Job, Layout, do, prepare
-from tests.workers import part
+from tests.parallel.runs import PEAK, Job, Layout, do, prepare
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow]
 STEPS = 4
-#: step before which a run in pipeline stages is stopped
-STOP = 3
+#: steps before which a run is killed: the one that freezes the router, and one on slices
+KILL, STOP = 2, 3
 #: under the router's masks for two steps, then on slices
 SOFT = Layout(soft=True, micro_batches=2)
 ROUTER: dict[str, Any] = {"router": {"freeze_at": 0.5, "hidden": 16}}
@@ -33,35 +35,26 @@ def job(out: str, layout: Layout, changes: Any = ROUTER, steps: int = STEPS, **m
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     prepare(place, whole=False)
-    rank, *_ = do(place, Job("rank-even", "rank"), Job("rank-router", "rank", SOFT, changes=ROUTER))
-    actual: dict[str, Any] = {"stops": stopped_everywhere(place, parts, "stop", SOFT, ROUTER)}
+    (rank,) = do(place, Job("rank-router", "rank", SOFT, changes=ROUTER))
+    actual: dict[str, Any] = {name: killed(place, name, stop) for name, stop in (("whole", None), ("killed", KILL))}
     actual["read"] = rank["facts"][0]["read"]
-    axes = {"axes": BLOCK["axes"] | {"hidden": [32, 28, 24]}}
-    actual["axes"] = do(place, job("axes", Layout(), {}, until=1), job("axes", Layout(), axes, ends=CLEAR))[1]
     for name, run in {"resharded": resharded, "stages": in_stages}.items():
         if name in parts:
             actual[name] = run(place)
     return actual
 
 
-def stopped_everywhere(
-    place: Path, parts: Collection[str], name: str, layout: Layout, changes: dict[str, Any]
-) -> dict[str, Any]:
-    """One run without a stop, and one for every step at which it is to be killed and started again."""
-    results: dict[str, Any] = {}
-    for stop in (None, *(step for step in range(1, STEPS) if f"{name} {step}" in parts)):
-        out = f"{name}-{stop}"
-        if stop is not None:
-            do(place, job(out, layout, changes, until=stop))
-        (facts,) = do(place, job(out, layout, changes))[0]["facts"]
-        results[str(stop)] = {**{k: facts[k] for k in ("losses", "from", "samples", "learned", "read")},
-                              "state": digests(place / out)}  # fmt: skip
-    return results
+def killed(place: Path, out: str, stop: int | None) -> dict[str, Any]:
+    """A run that is killed before a step and started again, if there is such a step."""
+    if stop is not None:
+        do(place, job(out, SOFT, until=stop))
+    (facts,) = do(place, job(out, SOFT))[0]["facts"]
+    return {**{k: facts[k] for k in ("losses", "from", "samples", "learned", "read")}, "state": digests(place / out)}
 
 
 def resharded(place: Path) -> dict[str, Any]:
     """A step on one rank, two on two, one on one again; and what two ranks make of a checkpoint without a step."""
-    alone, two = place / "stop-None", replace(SOFT, tensor=2)
+    alone, two = place / "whole", replace(SOFT, tensor=2)
     do(place, job("moved", SOFT, until=1), job("moved", replace(two, sequence=True), until=STOP), job("moved", SOFT))
     shutil.copytree(alone / "checkpoints", place / "copied" / "checkpoints")
     saved = place / "saved"
@@ -82,7 +75,7 @@ def in_stages(place: Path) -> dict[str, Any]:
             do(place, job(out, layout, until=STOP))
         facts = do(place, job(out, end))[0]["facts"][0]
         held[name] = {"from": facts["from"], "losses": facts["losses"]}
-        held[name]["weights"] = deviation(weights(place / out), weights(place / "stop-None")) / PEAK
+        held[name]["weights"] = deviation(weights(place / out), weights(place / "whole")) / PEAK
     held["identical"] = digests(place / "stages-stopped") == digests(place / "stages-whole")
     return held
 
@@ -90,21 +83,18 @@ def in_stages(place: Path) -> dict[str, Any]:
 place = measured(measure)
 
 
-@pytest.mark.parametrize(
-    "stop", [pytest.param(step, marks=part(f"stop {step}", long=step != STEPS // 2)) for step in range(1, STEPS)]
-)
-def test_stopped_anywhere_it_ends_bit_for_bit_the_same(results: dict[str, Any], stop: int) -> None:
-    whole, resumed = results["stops"]["None"], results["stops"][str(stop)]
-    assert (whole["from"], resumed["from"]) == (0, stop)
-    assert resumed["losses"] == whole["losses"][stop:]
-    assert resumed["samples"] == [d for d in whole["samples"] if d[0] >= stop]
+def test_a_killed_run_ends_bit_for_bit_as_one_that_nobody_killed(results: dict[str, Any]) -> None:
+    whole, resumed = results["whole"], results["killed"]
+    assert (whole["from"], resumed["from"]) == (0, KILL)
+    assert resumed["losses"] == whole["losses"][KILL:]
+    assert resumed["samples"] == [d for d in whole["samples"] if d[0] >= KILL]
     assert resumed["state"] == whole["state"], "weights, router, members or optimizer"
     assert results["read"] == ["student"], "a ranking starts from the parent"
     assert whole["read"] == resumed["read"] == ["teacher"], "NeMo loads the ranking's checkpoint, or the run's own"
 
 
 def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str, Any]) -> None:
-    whole = results["stops"]["None"]
+    whole = results["whole"]
     assert "Gates" in {kind for step, _, kind in whole["samples"] if step < STEPS // 2} <= {"NoneType", "Gates"}
     assert "Subnet" in {kind for step, _, kind in whole["samples"] if step >= STEPS // 2}
     soft, frozen = whole["learned"][: STEPS // 2], whole["learned"][STEPS // 2 - 1 :]
@@ -117,7 +107,7 @@ def test_the_runs_had_soft_steps_sliced_ones_and_an_optimizer(results: dict[str,
 def test_one_rank_two_ranks_one_rank_and_two_write_the_bytes_that_one_wrote(results: dict[str, Any]) -> None:
     assert results["resharded"]["weights"] <= WEIGHT
     assert results["resharded"]["identical"]
-    assert results["resharded"]["tensors"] == len(results["stops"]["None"]["state"])
+    assert results["resharded"]["tensors"] == len(results["whole"]["state"])
 
 
 @pytest.mark.long
@@ -129,10 +119,3 @@ def test_a_run_in_pipeline_stages_with_a_teacher_goes_on_in_stages_and_on_one_ra
     assert stages["stopped"]["losses"] == stages["whole"]["losses"][STOP:]
     assert stages["alone"]["losses"] == pytest.approx(stages["whole"]["losses"][STOP:], rel=LOSS)
     assert max(stages[name]["weights"] for name in ("whole", "alone")) <= WEIGHT
-
-
-def test_another_block_is_refused_with_the_difference(results: dict[str, Any]) -> None:
-    """What is refused and what is taken over: tests/hosts/common/test_same_family.py."""
-    (line,) = results["axes"]["said"][0].splitlines()
-    assert line.startswith("error: resume: ")
-    assert "elastic.axes.hidden.choices: [32, 28, 24, 20] -> [32, 28, 24]" in line

@@ -63,7 +63,7 @@ def stock() -> Any:
 
 #: part -> how the run is stopped
 STOPPED: dict[str, dict[str, Any]] = {
-    "terminated": {"stop": 2}, "stock": {"stop": 2, "callback": stock},
+    "stock": {"stop": 2, "callback": stock},
     "last step": {"stop": STEPS - 1}, "Ctrl-C": {"stop": 2, "signal": signal.SIGINT},
     "ranks": {"stop": 2, "layout": Layout(tensor=2, soft=True, micro_batches=2)},
 }  # fmt: skip
@@ -126,7 +126,6 @@ def test_what_a_row_leaves_is_what_one_job_leaves(results: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("name", "code", "left"),
     [
-        pytest.param("terminated", 75, "step=2-last", marks=part("terminated", long=True)),
         pytest.param("stock", 75, "step=2-last", marks=part("stock", long=True)),
         pytest.param("ranks", 75, "step=2-last", marks=part("ranks")),
         pytest.param("Ctrl-C", 130, "step=1-last", marks=part("Ctrl-C")),

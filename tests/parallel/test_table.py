@@ -13,10 +13,13 @@ import torch
 from tests.parallel.compare import WEIGHT, deviation
 from tests.parallel.forks import measured
 from tests.parallel.runs import Layout
-from tests.parallel.table import FEW, REFUSED, SUITE, measure, wrong
+from tests.parallel.table import FEW, OFTEN, STEPS, SUITE, measure, wrong
+from tests.support.figures import largest
 from tests.workers import part
 
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=2)]
+
+NAN = float("nan")
 
 
 def each(layouts: Iterable[Layout], *more: str) -> pytest.MarkDecorator:
@@ -41,22 +44,10 @@ def test_the_routers_clipping_is_the_same_whatever_shards_it(results: dict[str, 
     assert results[Layout(tensor=2, soft=True).name]["router"] > 2 * layout.clip
 
 
-def test_what_differs_is_said() -> None:
-    fine = {"samples": True, "budgets": True, "replicas": True, "loss": 0, "weight": 0, "gradient": 0, "members": 0}
-    assert wrong(Layout(), fine) == []
-    for name, value in (
-        ("samples", False), ("loss", 2e-4), ("weight", 1e-2), ("gradient", 1e-3), ("members", 1e-3),
-    ):  # fmt: skip
-        assert len(wrong(Layout(), fine | {name: value})) == 1
-    assert wrong(Layout(half=True), fine | {"loss": 1e-3}) == []
-    assert len(wrong(Layout(half=True), fine | {"gradient": 0.1, "single": 0.1})) == 2
-    assert wrong(Layout(), {"error": "a rank died"}) == ["a rank died"]
-
-
-@pytest.mark.parametrize("what", [pytest.param(what, marks=part(what)) for what in REFUSED])
-def test_what_cannot_run_is_refused_with_a_line(results: dict[str, Any], what: str) -> None:
-    name, value, _ = REFUSED[what]
-    assert results[what]["line"].startswith(f"recipe.trainer.strategy.{name}: {value!r} is not allowed")
+@pytest.mark.long
+@pytest.mark.part(OFTEN, FEW[0].name)
+def test_validations_are_logged_and_change_nothing_of_the_training(results: dict[str, Any]) -> None:
+    assert results[OFTEN] == {"steps": list(range(STEPS + 1)), "tags": True, "training": True, "same": True}
 
 
 def test_the_comparison_can_fail() -> None:
@@ -66,3 +57,9 @@ def test_the_comparison_can_fail() -> None:
     assert deviation({"a": b}, {"a": a}) > WEIGHT
     with pytest.raises(AssertionError, match="b"):
         deviation({"a": a, "b": a}, {"a": a})
+
+
+@pytest.mark.parametrize(("values", "most"), [([], 0), ([2.0, 3.0, 1.0], 3), ([1.0, NAN], None), ([NAN, 1.0], None)])
+def test_the_largest_is_no_number_where_one_is_none(values: list[float], most: float | None) -> None:
+    assert largest(values) == most if most is not None else largest(values) != largest(values)
+    assert most is not None or wrong(Layout(), {"loss": largest(values)}), "which no limit allows"
