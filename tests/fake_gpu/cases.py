@@ -53,14 +53,11 @@ STAGES = "TP2 PP2 DP32 SP"
 CASES = {
     "12B": case("nemotron_elastic_12b", "stage1", launches=1.19),
     "12B, a rank in the middle": case("nemotron_elastic_12b", "stage1", rank=61),
-    "12B, last rank": case("nemotron_elastic_12b", "stage1", rank=127),
     "12B, soft masks": case("nemotron_elastic_12b", "stage1", launches=1.85, soft=True),  # gates multiply
     "12B, 49152 tokens": case("nemotron_elastic_12b", "stage2", launches=1.26),  # a first stage has no head
-    "12B, first of two stages": case("nemotron_elastic_12b", "stage1", layout=STAGES),
     "12B, last of two stages": case("nemotron_elastic_12b", "stage1", rank=127, layout=STAGES),
     "9B": case("nemotron_elastic_9b", "stage1", launches=1.14),
     "8B, validated": case("nemotron_elastic_8b", "stage1", validated=True),
-    "8B, 49152 tokens": case("nemotron_elastic_8b", "stage2", launches=1.14),
     "12B on Bridge": case("bridge/nemotron_elastic_12b", "stage1", launches=1.19),
     "4B on conversations": case("bridge/nemotron_elastic_4b_sft", "stage1", launches=1.14, packed=True),
     "30B-A3B": case("bridge/nemotron_elastic_30b_a3b", "stage1", launches=1.14),

@@ -34,7 +34,6 @@ import torch
 from nemo_elastic.config.block import ElasticConfig
 from tests.fake_gpu import gpu
 from tests.fake_gpu.meter import Meter
-from tests.fake_gpu.volumes import planned_volumes
 from tests.support.bridge import stand_in_when_imported
 from tests.workers import ROOT
 
@@ -62,12 +61,10 @@ class Watch:
     def end(self, phase: str) -> None:
         """Take what was counted since the last phase."""
         meter = self.meter
-        held, (live, peak) = meter.held(), meter.now()
-        self.phases.append({
-            "phase": phase, "live": live, "peak": peak, "launches": meter.launches.total(),
-            "by launch": dict(meter.launches.most_common(25)), "copies": dict(meter.copies.most_common(25)),
-            "crossed": dict(meter.crossed), "sent": dict(meter.sent), "waits": dict(gpu.WAITS), "held": held,
-        })  # fmt: skip
+        live, peak = meter.now()
+        self.phases.append(
+            {"phase": phase, "live": live, "peak": peak, "launches": meter.launches, "waits": dict(gpu.WAITS)}
+        )
         meter.clear()
         gpu.WAITS.clear()
 
@@ -156,9 +153,8 @@ def main(job: dict[str, Any], folder: str) -> dict[str, Any]:
     began = time.monotonic()
     train(made.build(job["job"], run), watch, job)
     seconds = round(time.monotonic() - began, 1)
-    volumes = planned_volumes(made, run, int(job["job"][-1]), planned, job)
     return {"job": job, "seconds": seconds, "phases": watch.phases, "layout": str(planned),
-            "planned": planned.memory.to_json(), "volumes": volumes}  # fmt: skip
+            "planned": planned.memory.to_json()}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a GPU would hold and do: bytes alive, launches, copies, collectives."""
+"""What a GPU would hold and do: bytes alive, and launches; collectives are of its tensors."""
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections import Counter
 from typing import Any
 
 import torch
@@ -26,10 +24,7 @@ class Meter(TorchDispatchMode):
 
     Attributes:
         live, peak: bytes on the GPU now, and at most since the last `clear`.
-        launches: operation -> how often it ran on the GPU.
-        copies: place -> bytes that a copy wrote on the GPU.
-        crossed: place -> copies between GPU and host.
-        sent: collective -> bytes of its larger side, as this rank has it.
+        launches: operations that ran on the GPU since then.
     """
 
     def __init__(self) -> None:
@@ -40,10 +35,7 @@ class Meter(TorchDispatchMode):
 
     def clear(self) -> None:
         self.peak = self.live
-        self.launches: Counter[str] = Counter()
-        self.copies: Counter[str] = Counter()
-        self.crossed: Counter[str] = Counter()
-        self.sent: Counter[str] = Counter()
+        self.launches = 0
 
     def now(self) -> tuple[int, int]:
         """Bytes on the GPU: now, and at most since the last `clear`."""
@@ -58,25 +50,17 @@ class Meter(TorchDispatchMode):
             if t.device.type == "cuda":
                 self.add(t)
         if func.namespace == "c10d":
-            self.collective(name, args, given)
-        elif func.is_view or name.startswith(NO_LAUNCH):
-            pass
-        else:
+            self.collective(name, given)
+        elif not func.is_view and not name.startswith(NO_LAUNCH):
             devices = {t.device.type for t in (*made, *given)}
-            if devices == {"cuda", "cpu"} and name.startswith(COPIES):
-                self.crossed[here()] += 1
-            elif "cuda" in devices:
-                self.launches[name] += 1
-                if name.startswith(COPIES):
-                    self.copies[here()] += sum(t.nbytes for t in made)
+            between = devices == {"cuda", "cpu"} and name.startswith(COPIES)
+            self.launches += "cuda" in devices and not between
         return out
 
-    def collective(self, name: str, args: Any, given: list[torch.Tensor]) -> None:
+    def collective(self, name: str, given: list[torch.Tensor]) -> None:
         off = [t for t in given if t.device.type != "cuda"]
         if off and name not in ("barrier", "monitored_barrier_"):
             raise AssertionError(f"NCCL: {name} of a tensor on {off[0].device}, by {here()}")
-        sides = ([t for t in tree_iter(side) if isinstance(t, torch.Tensor)] for side in args)
-        self.sent[name] += max(sum(t.nbytes for t in side) for side in sides)
 
     def add(self, t: torch.Tensor) -> None:
         storage = t.untyped_storage()
@@ -86,22 +70,6 @@ class Meter(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self.gone, storage._cdata)
-
-    def held(self) -> dict[str, int]:
-        """Bytes alive by what they are: parameters, with sums of gradients; what is neither is the optimizer's."""
-        kinds: dict[int, str] = {}
-        for each in gc.get_objects():
-            if not issubclass(type(each), torch.Tensor) or not isinstance(each, torch.nn.Parameter):
-                continue
-            if each.device.type == "cuda":
-                kinds[each.untyped_storage()._cdata] = "weights" if each.requires_grad else "teacher"
-                sums = getattr(each, "main_grad", None)
-                if isinstance(sums, torch.Tensor):
-                    kinds[sums.untyped_storage()._cdata] = "gradients"
-        out: dict[str, int] = dict.fromkeys(("weights", "teacher", "gradients", "optimizer"), 0)
-        for key, size in self.sizes.items():
-            out[kinds.get(key, "optimizer")] += size
-        return out
 
     def gone(self, key: int) -> None:
         self.live -= self.sizes.pop(key, 0)
