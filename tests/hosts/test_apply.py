@@ -116,6 +116,7 @@ def test_every_field_of_the_table_is_one_of_a_recipes(recipe: Any) -> None:
         *(
             [
                 ("trainer.strategy.fsdp", "megatron", "Megatron's own data parallelism"),
+                ("trainer.strategy.virtual_pipeline_model_parallel_size", 2, "have no virtual stages"),
                 ("data", None, "a run.Config of a data module"),
                 ("devices", 6, "a multiple of 4 with 1 node"),
                 ("samples", 1000, "at least trainer.max_steps x global_batch_size = 76800"),
@@ -200,7 +201,8 @@ def test_what_makes_no_sense_is_reported(recipe: Any) -> None:
     view.put("steps", 10)
     view.put("warmup", 2000)
     view.put("batch", 8)
-    said = accepted(recipe).partition(WARNS)[2]
+    noted, _, said = accepted(recipe).partition(WARNS)
+    assert "teacher: /checkpoints/parent is not on this machine" in noted
     assert "  elastic.importance.samples: 1024, but the run asks its data for 80" in said
     assert f"  {view.at('warmup')}: 2000 of 10 steps in all" in said
 

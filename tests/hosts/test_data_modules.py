@@ -31,7 +31,7 @@ def test_the_whole_member_loses_in_every_step_what_the_hosts_own_fine_tuning_los
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("name", runs_of(HOST))
-def test_it_is_ranked_on_and_trains_and_validates_both_stages(results: Any, name: str) -> None:
+def test_it_is_ranked_on_trained_on_and_validated_on(results: Any, name: str) -> None:
     check(KINDS[name], results[name])
 
 

@@ -27,7 +27,6 @@ def container(place: Path, name: str, job: Job) -> Any:
         made.dataset.reset_position_ids = True
         made.dataset.blend_per_split = [([str(place / "notes" / half)], None) for half in ("train", "val", "val")]
         made.tokenizer = own_tokenizer(place)
-    if name in ("b text", "b apart"):
         return made
     prompts(place, made)
     dataset, chats = made.dataset, place / "chats"
@@ -80,7 +79,7 @@ def refused(name: str) -> Any:
 
 
 def train(place: Path, name: str, out: Path, block: Any, options: dict[str, Any]) -> None:
-    """A stage; see `data_kinds.both_stages`."""
+    """A stage; see `data_kinds.stages`."""
     from nemo_elastic.hosts.bridge.apply import apply_elastic
 
     made = container(place, name, Job(str(out), layout=Layout(micro_batches=2), steps=STEPS))

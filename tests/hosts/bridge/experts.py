@@ -19,17 +19,12 @@ TRAINED = {
     "ep2": replace(EVEN, data=2, soft=True, experts=2),
     "tp2-sp": replace(SEVERAL, tensor=2, sequence=True, recompute="full"),
     "pp2": replace(SEVERAL, pipeline=2),
-    "ep2-dp2": replace(SEVERAL, data=4, experts=2, batch=4),
-    "cp2-ep2": replace(EVEN, context=2, soft=True, experts=2),
     "cp2-dp2-ep2": replace(SEVERAL, context=2, data=2, experts=2),
 }
 #: on one rank
 ONE = Layout(experts=1, searched=True)
 RANKED = {
-    "ep2": replace(ONE, data=2, experts=2),
-    "tp2-sp": replace(ONE, tensor=2, sequence=True),
     "ep2-dp2": replace(ONE, data=4, experts=2, batch=4),
-    "cp2-ep2": replace(ONE, context=2, experts=2),
     "cp2-tp2-sp": replace(ONE, context=2, tensor=2, sequence=True),
 }
 #: of a stage that another follows, and ranks that share the experts in the one and in the other

@@ -36,7 +36,6 @@ REFUSED = {
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2, searched=True),
     "dp2-soft-sharded": Layout(data=2, sharded=True, micro_batches=2, soft=True),
-    "dp2-overlap": Layout(data=2, micro_batches=2, soft=True, overlap=True),
     "dp2-tp2-sp-overlap": Layout(
         data=2, tensor=2, sequence=True, micro_batches=2, recompute="full", overlap=True, searched=True
     ),
@@ -44,24 +43,23 @@ PAIRS = {
         data=2, tensor=2, sequence=True, sharded=True, micro_batches=2, soft=True, overlap=True
     ),
     "tp2-sp": Layout(tensor=2, sequence=True, micro_batches=2, searched=True),
-    "tp2-sp-soft": Layout(tensor=2, sequence=True, micro_batches=2, soft=True, recompute="full"),
     "pp2": Layout(pipeline=2, micro_batches=4, searched=True),
     "pp2-soft": Layout(pipeline=2, micro_batches=4, soft=True, mode="frozen_ce"),
     "dp2-per-token": Layout(data=2, micro_batches=2, per_token=True),
-    "cp2": Layout(context=2, micro_batches=2, searched=True),
     "cp2-soft-sharded": Layout(context=2, sharded=True, micro_batches=2, soft=True, recompute="full"),
-    "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2),
-    "cp2-dp2": Layout(context=2, data=2, micro_batches=2, soft=True, mode="frozen_ce"),
+    "cp2-tp2-sp": Layout(context=2, tensor=2, sequence=True, micro_batches=2, searched=True),
     "cp2-pp2": Layout(context=2, pipeline=2, micro_batches=4, searched=True),
     "cp2-per-token": Layout(context=2, micro_batches=2, per_token=True),
 }
+#: runs of one rank, which layouts that train the same share
+ALONE = {layout.alone.name: layout.alone for layout in PAIRS.values()}
 #: of the runs that end too soon and go on
 SEARCHED = Layout(searched=True)
 #: the same in bf16 on two ranks, with the optimizer's state in shares
 HALF = Layout(data=2, sharded=True, micro_batches=2, half=True, searched=True)
 SOFT = Layout(soft=True)
-#: runs, and the same killed before their last step
-KILLED = (("whole", "killed", SEARCHED), ("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
+#: runs, and the same killed before their last step; `whole` is that of others that end too soon
+KILLED = (("whole-half", "killed-half", HALF), ("whole-soft", "killed-soft", SOFT))
 
 
 def by_name(jobs: list[Job], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -88,13 +86,14 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     }  # fmt: skip
     first = [
         *(stage(name, Layout(), ends=CLEAR, **how) for name, how in scripts.items()),
-        *(stage(whole, layout, steps=4) for whole, _, layout in KILLED),
+        stage("whole", SEARCHED, steps=4),
+        stage("whole-half", HALF, steps=4),
+        going_on("whole-soft", SOFT, kept=1),
         *(going_on(killed, layout, until=3) for _, killed, layout in KILLED),
         stage("stopped", SEARCHED, steps=4, stop=1, ends=STOPPED),
         going_on("cut-short", before=partial(cut_short, 3), ends=-signal.SIGKILL),
         going_on("full", elastic=cramped, ends=CLEAR),
-        going_on("kept", kept=1),
-        *(stage(f"{name}-alone", layout.alone) for name, layout in PAIRS.items()),
+        *(stage(name, layout) for name, layout in ALONE.items()),
         # in one of them the recipe has Bridge's placeholder for a tokenizer, which is smaller than the parent's
         *(stage(name, layout, stock=small_vocabulary if name == "tp2-sp" else None) for name, layout in PAIRS.items()),
     ]
@@ -105,7 +104,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
         Job("rank-search", "rank", SEARCHED, changes=later),
         *(going_on(killed, layout) for _, killed, layout in KILLED),
         *(going_on(name) for name in ("stopped", "full", "cut-short")),
-        stage("second", PAIRS["dp2"].alone, previous=("tp2-sp-alone", STEPS), **end),
+        stage("second", PAIRS["dp2"].alone, previous=(PAIRS["tp2-sp"].alone.name, STEPS), **end),
         stage("second-dp2", PAIRS["dp2"], previous=("tp2-sp", STEPS), **end),
     ]
     results["again"] = by_name(again, do(place, *again))

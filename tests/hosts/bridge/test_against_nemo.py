@@ -25,7 +25,6 @@ pytestmark = [
 ]
 #: two micro-batches a step, so that one step samples several budgets
 JOBS = {
-    "sliced": Layout(micro_batches=2),
     "searched": Layout(micro_batches=2, searched=True),
     "soft": Layout(micro_batches=2, soft=True),
 }
@@ -62,7 +61,7 @@ def test_a_member_cut_from_either_format_has_the_same_bytes(place: Path, tmp_pat
     from nemo_elastic.megatron.dist_checkpoint import write_cut
     from nemo_elastic.slicing.slicer import slice_checkpoint
 
-    source = open_source(checkpoint(place / "nemo-sliced"))
+    source = open_source(checkpoint(place / "nemo-searched"))
     assert source.family is not None
     member = list(source.family)[-1].subnet
     write_cut(source, tmp_path / "megatron", force=True)

@@ -26,7 +26,7 @@ place = measured(measure)
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_ranks_train_what_one_does(place: Path, name: str) -> None:
-    same(place / name, place / f"{name}-alone")
+    same(place / name, place / PAIRS[name].alone.name)
 
 
 def test_a_vocabulary_is_the_teachers_in_every_layout(place: Path) -> None:
@@ -45,7 +45,7 @@ def test_what_a_script_does_to_an_elastic_run_ends_it_in_one_line(results: dict[
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     place: Path, results: dict[str, Any], whole: str, killed: str
 ) -> None:
-    """On slices, or in the middle of a router's training."""
+    """On slices in bf16, or in the middle of a router's training."""
     assert "at iteration 3" in said(results, "again", killed)
     assert [line["step"] for line in lines(place / killed)] == [1, 2, 3, 4]
     identical(place / killed, place / whole)
@@ -53,10 +53,10 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
         assert all(facts["read"] == ["teacher"] for facts in results[when][name]["facts"])
 
 
-@pytest.mark.parametrize("name", ["whole", "killed", "stopped", "dp2", "pp2", "pp2-alone"])
+@pytest.mark.parametrize("name", ["whole", "cut-short", "stopped", "dp2", "pp2"])
 def test_tokens_are_those_that_count_over_ranks_micro_batches_and_stops(place: Path, name: str) -> None:
     """A quarter of every sample is masked."""
-    layout = PAIRS.get(name.removesuffix("-alone"), Layout())
+    layout = PAIRS.get(name, Layout())
     per_step = BATCH * LENGTH * layout.micro_batches * 3 // 4
     for kind in ("step", "heldout"):
         actual = lines(place / name, kind)
@@ -86,8 +86,8 @@ def test_a_checkpoint_has_a_list_of_its_files(place: Path) -> None:
 
 
 def test_as_many_are_kept_as_the_recipe_says(place: Path) -> None:
-    assert left(place / "kept") == ["iter_0000004"]
-    assert open_source(place / "kept" / "checkpoints").family is not None
+    assert left(place / "whole-soft") == ["iter_0000004"]
+    assert open_source(place / "whole-soft" / "checkpoints").family is not None
 
 
 def said(results: dict[str, Any], when: str, name: str) -> str:

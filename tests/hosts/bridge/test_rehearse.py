@@ -58,27 +58,6 @@ def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch:
             assert stops == ([] if name == "rank" else [scaled.save_every + 1 if name == "stage1-killed" else None])
 
 
-def test_bridges_own_sft_recipe_has_a_rehearsal(tmp_path: Path) -> None:
-    """On packed conversations, and its parent's own training on text, which the recipe's data is not."""
-    from megatron.bridge.data.builders.gpt_sft import GPTSFTDatasetConfig
-    from megatron.bridge.training.config import GPTDatasetConfig
-
-    from nemo_elastic.rehearsal.run import rehearsal_of
-    from nemo_elastic.rehearsal.short import parent_run, text_of
-    from tests.hosts.bridge import stock_sft
-
-    family = stock_sft.family("h_47b")
-    rehearsal = rehearsal_of(family, str(tmp_path))
-    assert {change.why for change in rehearsal.changed} == WHYS
-    jobs = family.build_all(rehearsal.scaled)
-    assert jobs["rank"].config.model.pipeline_model_parallel_size == 1
-    for job, run in jobs.items():
-        assert isinstance(run.config.dataset, GPTSFTDatasetConfig) and run.config.dataset.enable_offline_packing, job
-    parent = family.stock_recipe("parent", parent_run(rehearsal.scaled, rehearsal.short)).dataset
-    assert isinstance(parent, GPTDatasetConfig)
-    assert parent.blend_per_split[0][0] == text_of(str(tmp_path))["train"]
-
-
 def test_a_budget_of_active_parameters_is_rehearsed(tmp_path: Path) -> None:
     from dataclasses import replace
 

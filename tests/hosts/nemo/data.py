@@ -23,11 +23,10 @@ def data_of(place: Path, name: str, stock: Any) -> Any:
     from nemo.collections.llm.gpt.data.chat import ChatDataModule
     from nemo.collections.llm.gpt.data.packed_sequence import PackedSequenceSpecs
 
-    if name in ("text", "apart"):
-        if name == "apart":
-            stock.data.reset_position_ids = True
-            parts = (("train", "train"), ("validation", "val"), ("test", "val"))
-            stock.data.paths = {part: [str(place / "notes" / half)] for part, half in parts}
+    if name == "apart":
+        stock.data.reset_position_ids = True
+        parts = (("train", "train"), ("validation", "val"), ("test", "val"))
+        stock.data.paths = {part: [str(place / "notes" / half)] for part, half in parts}
         return stock.data
     chats, packed = place / "chats", "packed" in name
     sizes = {"seq_length": LENGTH, "micro_batch_size": 1 if packed else 2, "global_batch_size": 4, "num_workers": 0}
@@ -60,7 +59,7 @@ def refused(name: str) -> Any:
 
 
 def train(place: Path, name: str, out: Path, block: Any, options: dict[str, Any]) -> None:
-    """A stage; see `data_kinds.both_stages`."""
+    """A stage; see `data_kinds.stages`."""
     import fiddle
     import torch
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,17 +35,17 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(checkpoint: Path, block: Any, stage: int) -> Any:
-    """Set up a start from a checkpoint; returns what the strategy will restore."""
+def start(checkpoint: Path, block: Any, stage: int, own: Path | None = None) -> Any:
+    """Set up a start from a checkpoint, of a run with checkpoints of its own; what the strategy will restore."""
     from nemo import lightning as nl
 
     from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 
-    trainer = SimpleNamespace(strategy=SimpleNamespace(), ckpt_path=None)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(), ckpt_path=None, checkpoint_callback=SimpleNamespace())
     model = SimpleNamespace(elastic_config=ElasticConfig.from_dict(block), stage=stage)
     restore = nl.RestoreConfig(path=str(checkpoint), load_optim_state=False)
     resume = ElasticResume(resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=restore)
-    resume.resume_from_directory = str(checkpoint.parent / "none")
+    resume.resume_from_directory = str(own or checkpoint.parent / "none")
     resume.setup(trainer, model)
     return trainer.strategy.restore_config
 
@@ -60,6 +61,13 @@ def test_stage_1_takes_the_ranking_of_its_own_block(ranked: Path, capsys: Any) -
     restored = start(ranked, BLOCK | steered, stage=1)
     assert restored.path == str(ranked) and not restored.load_artifacts
     assert "distill.teacher: 'none' -> 'frozen', from now on" in capsys.readouterr().out
+
+
+def test_a_run_with_another_block_is_not_resumed(ranked: Path, tmp_path: Path) -> None:
+    shutil.copytree(ranked, tmp_path / "step=3-last")
+    axes = {"axes": {"hidden": [PARENT.hidden, PARENT.hidden // 4]}}
+    with pytest.raises(ElasticError, match=r"^resume: .*elastic\.axes\.hidden\.choices: \[64, 32\] -> \[64, 16\]"):
+        start(ranked, BLOCK | axes, stage=1, own=tmp_path)
 
 
 def test_a_ranking_is_done_whatever_only_training_depends_on(ranked: Path) -> None:

@@ -19,49 +19,6 @@ from tests.hosts.nemo.blocks import NANO_12B as BLOCK
 pytestmark = pytest.mark.nemo
 
 
-def test_the_stock_12b_recipe_becomes_elastic(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    from nemo_elastic.hosts.nemo.callbacks import ElasticCallback
-    from nemo_elastic.hosts.nemo.checkpoint.resume import StopInTime
-    from nemo_elastic.hosts.nemo.model import ElasticMambaModel
-    from nemo_elastic.hosts.nemo.optim import ElasticOptimizer, ElasticSchedule
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-    from nemo_elastic.megatron.router_optim import ROUTER_MARK
-
-    recipe.trainer.max_steps = 1000
-    data, tensor_parallel = recipe.data, recipe.trainer.strategy.tensor_model_parallel_size
-    block = ElasticConfig.from_dict(BLOCK | {"shapes": "router", "router": {"freeze_at": 0.67}})
-    out = apply_elastic(recipe, block, teacher="parent")
-    assert out is recipe
-    assert recipe.model.__fn_or_cls__ is ElasticMambaModel
-    assert ElasticConfig.from_dict(recipe.model.elastic) == block
-    assert recipe.model.stage_steps == 1000
-    assert recipe.optim.__fn_or_cls__ is ElasticOptimizer
-    assert recipe.optim.lr_mult == ROUTER_MARK and recipe.optim.lr_scheduler.router_lr == 1e-2
-    assert recipe.optim.lr_scheduler.__fn_or_cls__ is ElasticSchedule
-    assert recipe.optim.lr_scheduler.freeze_step == 670
-    assert [c.__fn_or_cls__ for c in recipe.trainer.callbacks][-2:] == [ElasticCallback, StopInTime]
-    assert recipe.trainer.strategy.ddp.overlap_grad_reduce is True
-    assert recipe.trainer.strategy.ddp.overlap_param_gather is False
-    assert recipe.data is data
-    assert recipe.trainer.strategy.tensor_model_parallel_size == tensor_parallel
-    printed = capsys.readouterr().out
-    saves = "save_optim_on_train_end: not set -> True (stage 2 continues from it)"
-    absent = ("teacher: parent is not on", "recipe.data: /data/text is not on this machine: nothing of it was checked")
-    assert all(line in printed for line in (saves, *absent))
-
-
-def test_stage_two_goes_on_where_stage_one_ended(recipe: Any) -> None:
-    from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
-
-    recipe.trainer.max_steps = 300
-    apply_elastic(recipe, BLOCK, teacher="parent", stage=2, previous="one", total_steps=1300, verbose=False)
-    schedule = recipe.optim.lr_scheduler
-    assert (schedule.total_steps, schedule.freeze_step) == (1300, 0)
-    assert recipe.resume.restore_config.path == "one"
-    assert recipe.resume.restore_config.load_optim_state is True
-    assert "save_optim_on_train_end" not in recipe.log.ckpt.__arguments__, "of the run's end, as the recipe has it"
-
-
 def test_paths_that_are_here_hold_in_any_working_directory(
     recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
