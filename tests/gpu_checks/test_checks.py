@@ -63,13 +63,8 @@ def test_attention_makes_no_matrix_of_all_pairs_and_one_that_does_is_found() -> 
 @pytest.mark.dist
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_save_and_a_load_with_the_distributed_optimizer_and_two_ranks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_one_rank_saved_goes_on_on_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment().items():  # the ranks are forks of a process that has NeMo
         monkeypatch.setenv(name, value)
-    for name in ("saved", "ranks"):
-        (tmp_path / name).mkdir()
-    assert training.check_save_and_load(tmp_path / "saved") == 0
     # bf16 rounds other sums: where nothing differs at all, one rank was compared with itself
-    assert training.check_tensor_parallel(tmp_path / "ranks") > 0
+    assert training.check_tensor_parallel(tmp_path) > 0

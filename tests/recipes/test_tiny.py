@@ -22,7 +22,7 @@ from tests.workers import environment
 ROOT = Path(__file__).parents[2]
 STEPS, LOCAL_SAVES = (8, 6), ["step=1-last", "step=3-last"]  # of `tiny_jobs`, and what is saved at Ctrl-C
 NAMES = ("1.6m", "1.1m", "0.8m")
-pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=3)]
+pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=3), pytest.mark.long]
 
 
 def run(name: str, folder: Path, code: int = 0) -> str:
@@ -75,7 +75,6 @@ def test_the_family_is_cut_into_its_members(ran: Path) -> None:
         assert read_shapes(ran / "tiny" / "members" / member.name).subnet == member.subnet
 
 
-@pytest.mark.long
 def test_ctrl_c_ends_every_rank_of_a_local_run_and_the_same_command_goes_on(ran: Path) -> None:
     """`recipes/run.py --local`: torchrun in a session of its own, two ranks, and a job behind them."""
     import psutil

@@ -68,21 +68,6 @@ def test_the_last_replacement_of_a_setting_is_its_reason() -> None:
     ]
 
 
-def test_what_a_recipe_is_bought_for_is_the_same(rehearsal: Any, real: dict[str, Any]) -> None:
-    """By hand, as the comparison could be wrong: what differed between recipes and tests when the router was dead."""
-    for name in ("stage1", "stage2"):
-        job, small = real[name], tasks(rehearsal)[name]
-        for field in ("optimizer", "lr", "adam_eps", "adam_beta1", "adam_beta2", "clip_grad", "weight_decay", "bf16"):
-            assert getattr(small.optim.config, field) == getattr(job.optim.config, field), field
-        assert small.optim.lr_mult == job.optim.lr_mult
-        for section in ("router", "distill", "sampling", "nonfinite", "seed"):
-            assert small.model.elastic[section] == job.model.elastic[section]
-        before, after = job.optim.lr_scheduler, small.optim.lr_scheduler
-        share = before.freeze_step / before.total_steps
-        assert after.freeze_step / after.total_steps == pytest.approx(share, abs=0.05)
-        assert getattr(after, "router_lr", None) == getattr(before, "router_lr", None)
-
-
 def test_a_setting_that_the_recipe_gained_is_the_rehearsals_too(tmp_path: Path) -> None:
     from nemo_elastic.rehearsal.run import rehearsal_of
 

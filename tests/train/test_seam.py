@@ -30,14 +30,11 @@ FAMILY = {
     "seed": 1,
 }
 STEPS = 8
-BLOCKS = {
-    "router": FAMILY | {"shapes": "router", "router": {"freeze_at": 0.5, "hidden": 16}},
-    "search": FAMILY | {"shapes": "search", "search": {"candidates": 24, "tokens": 256}},
-}  # fmt: skip
+BLOCK = FAMILY | {"shapes": "router", "router": {"freeze_at": 0.5, "hidden": 16}}
 
 
-def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
-    """Train the parent, if there is none, and a family as a recipe does; `seen` gets what its host was given."""
+def through_nemo(folder: Path, seen: dict[str, Any]) -> str:
+    """Train the parent and a family as a recipe does; `seen` gets what its host was given."""
     import fiddle
     import lightning.pytorch as pl
     from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
@@ -46,8 +43,6 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
     from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint, tiny_recipe
     from nemo_elastic.train.training import FamilyTraining
-
-    place = folder / name
 
     def recipe(out: str) -> Any:
         made = tiny_recipe(folder / "data", folder / out, steps=STEPS, seq_length=64, micro_batch_size=2,
@@ -85,21 +80,16 @@ def through_nemo(folder: Path, name: str, seen: dict[str, Any]) -> str:
         destroy_num_microbatches_calculator()
         return str(last_checkpoint(Path(made.log.explicit_log_dir)))
 
-    if (folder / "parent").exists():
-        parent = str(last_checkpoint(folder / "parent"))
-    else:
-        parent = launch(recipe("parent"))
+    parent = launch(recipe("parent"))
     FamilyTraining.loss, NemoHost.sequences = watched_loss, watched_sequences
-    made = apply_elastic(
-        recipe(f"{name}/family"), BLOCKS[name], teacher=parent, verbose=False, out=str(place / "nemo")
-    )
+    made = apply_elastic(recipe("family"), BLOCK, teacher=parent, verbose=False, out=str(folder / "nemo"))
     seen["optim"] = fiddle.build(made.optim)
     launch(made)
     FamilyTraining.loss, NemoHost.sequences = loss, sequences
     return parent
 
 
-def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
+def on_torch(folder: Path, checkpoint: str, seen: dict[str, Any]) -> dict[str, Any]:
     """The same training, with nothing of NeMo but its checkpoint, its batches and its learning rates."""
     import torch
 
@@ -112,7 +102,7 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     from tests.train.torch_host import TorchHost
 
     opened = open_source(checkpoint)
-    config = ElasticConfig.from_dict(BLOCKS[name])
+    config = ElasticConfig.from_dict(BLOCK)
     shape = config.parent_shape(opened.parent)
     state = {name: raw.torch() for name, raw in opened.tensors.items()}
     host = TorchHost(shape, state, torch.stack(seen["sequences"]), 2)
@@ -165,25 +155,25 @@ def on_torch(folder: Path, name: str, checkpoint: str, seen: dict[str, Any]) -> 
     }
 
 
-def compared(folder: Path, name: str) -> dict[str, Any]:
-    """What both hosts made of a block."""
+def compared(folder: Path) -> dict[str, Any]:
+    """What both hosts made of the block."""
     import torch
 
     from nemo_elastic.hosts.nemo.tiny.recipe import last_checkpoint
     from tests.support.states import read_checkpoint
 
     seen: dict[str, Any] = {"batches": [], "losses": [], "sequences": [], "read": 0}
-    parent = through_nemo(folder, name, seen)
+    parent = through_nemo(folder, seen)
     module = seen["module"]
-    actual = on_torch(folder / name, name, parent, seen)
-    trained, elastic = read_checkpoint(last_checkpoint(folder / name / "family"), module.parent)
+    actual = on_torch(folder, parent, seen)
+    trained, elastic = read_checkpoint(last_checkpoint(folder / "family"), module.parent)
     nemo = trained | {name.removeprefix("router."): v for name, v in elastic.items() if name.startswith("router.")}
     before, after = actual.pop("before"), actual.pop("after")
     apart, moved = torch.zeros(()), torch.zeros(())
     for key in [n for n, v in after.items() if v.is_floating_point()]:
         apart += (nemo[key] - after[key]).detach().square().sum()
         moved += (nemo[key] - before[key]).detach().square().sum()
-    shapes = json.loads((folder / name / "nemo" / "shapes.json").read_text())["members"]
+    shapes = json.loads((folder / "nemo" / "shapes.json").read_text())["members"]
     return {
         "nemo": {
             "prepared": list(shapes.values()),
@@ -196,36 +186,31 @@ def compared(folder: Path, name: str) -> dict[str, Any]:
 
 
 def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
-    """Trainings through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left."""
+    """A training through NeMo, and the same on `TorchHost`: what each micro-batch lost, and what was left."""
     from nemo_elastic.data.build import build_data
 
     quiet()
     build_data(place / "data", [library_text(place / "text")], vocab=512, held_out_problems=4)
-    return {name: compared(place, name) for name in BLOCKS}
+    return compared(place)
 
 
 place = measured(measure)
 
 
-@pytest.fixture(params=BLOCKS)
-def facts(results: dict[str, Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    return results[request.param]
+def test_both_find_the_same_members(results: dict[str, Any]) -> None:
+    assert results["torch"]["prepared"] == results["nemo"]["prepared"]
+    assert results["torch"]["members"] == results["nemo"]["members"]
 
 
-def test_both_find_the_same_members(facts: dict[str, Any]) -> None:
-    assert facts["torch"]["prepared"] == facts["nemo"]["prepared"]
-    assert facts["torch"]["members"] == facts["nemo"]["members"]
-
-
-def test_every_micro_batch_loses_the_same(facts: dict[str, Any]) -> None:
+def test_every_micro_batch_loses_the_same(results: dict[str, Any]) -> None:
     """To rounding before the first update; then as far apart as Adam carries it, which depends on the processor."""
-    ours, theirs = facts["torch"]["losses"], facts["nemo"]["losses"]
+    ours, theirs = results["torch"]["losses"], results["nemo"]["losses"]
     assert len(ours) == len(theirs) == 16
     for mine, nemo in zip(ours, theirs, strict=True):
         near = {"rel": 1e-4, "abs": 1e-4} if nemo[0] == 0 else {"rel": 6e-3, "abs": 5e-3}
         assert mine[:2] == nemo[:2] and mine[2:] == pytest.approx(nemo[2:], **near)
 
 
-def test_weights_and_router_end_where_nemos_do(facts: dict[str, Any]) -> None:
+def test_weights_and_router_end_where_nemos_do(results: dict[str, Any]) -> None:
     """Apart by little of the way they have come: where a gradient is nearly zero Adam makes much of rounding."""
-    assert facts["apart"] < 0.04
+    assert results["apart"] < 0.04
