@@ -26,11 +26,6 @@ def selections(draw: st.DrawFn) -> Selection:
     return Selection(tuple(draw(st.lists(grids(), min_size=1, max_size=4))), outer=draw(st.just(ONE) | grids()))
 
 
-def test_a_width_keeps_the_first_of_each_block() -> None:
-    axis = BlockedPrefix(12, 3, "heads")
-    assert Selection((axis.grid(6),)).indices.tolist() == [0, 1, 4, 5, 8, 9]
-
-
 @pytest.mark.parametrize("k", [0, 15, True])
 def test_a_width_off_the_blocks_is_refused(k: object) -> None:
     with pytest.raises(ElasticError, match=r"heads: .* is not allowed; allowed are 3 to 12 in multiples of 3"):

@@ -13,7 +13,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.formats.adapter import extra_states, to_megatron, whole_sizes
 from nemo_elastic.nn.weights import cut_state, random_state
-from tests.hosts.nemo.cutting import MEMBER, PARENT, assert_equal, cut, own_parent, random_tensors
+from tests.hosts.nemo.cutting import PARENT, assert_equal, random_tensors
 from tests.shapes import LATENT, MOE
 from tests.support.states import from_megatron, stored_as
 
@@ -21,17 +21,6 @@ from tests.support.states import from_megatron, stored_as
 @pytest.fixture(scope="module")
 def full() -> dict[str, torch.Tensor]:
     return random_tensors(PARENT)
-
-
-def test_a_member_renamed_reads_back_and_is_stored_in_parts(full):
-    member = cut(PARENT, MEMBER, full)
-    stored = stored_as(PARENT, MEMBER, to_megatron(PARENT, MEMBER, member))
-    assert "decoder.layers.0.mixer.in_proj.weight" not in stored
-    # 6 heads of 12; 2 groups of 8
-    sizes = {p: len(stored[f"decoder.layers.0.mixer.in_proj.weight.{p}"]) for p in ("z", "x", "B", "C", "dt")}
-    assert sizes == {"z": 72, "x": 72, "B": 16, "C": 16, "dt": 6}
-    own = own_parent(PARENT, MEMBER)
-    assert_equal(from_megatron(own, own.full, to_megatron(PARENT, MEMBER, member)), member)
 
 
 def test_query_key_value_rows_are_interleaved_by_group():

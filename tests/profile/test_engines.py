@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -24,11 +23,10 @@ from nemo_elastic.profile.measure import Stop
 from tests.formats.hf.hf_client import hf_python
 from tests.shapes import PARENT
 from tests.slicing.helpers import write
-from tests.vllm.cases import PARENT as SERVED
+from tests.vllm.families import PARENT as SERVED
+from tests.vllm.server import vllm_python
 
 from .test_profile import QUICK, SMALL, run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -121,24 +119,15 @@ def test_a_table_of_transformers(
     assert none_left("transformers")
 
 
-@pytest.fixture
-def vllm() -> Path:
-    """Python of vLLM's environment: that of `make test-vllm`, which names it."""
-    own = ROOT / ".venv-vllm/bin/python"
-    if "NEMO_ELASTIC_VLLM_PYTHON" not in os.environ and not own.exists():
-        pytest.skip("vLLM is not here: `make test-vllm`")
-    return Path(os.environ.get("NEMO_ELASTIC_VLLM_PYTHON", own)).absolute()
-
-
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_table_of_vllm(
-    vllm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_environment: Callable[[Path], None]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_environment: Callable[[Path], None]
 ) -> None:
     few = {"few": SERVED.uniform([0, 1, 2, 4, 5])}  # one width of every axis: seven models
     family, out = write(tmp_path / "family", SERVED, few), tmp_path / "vllm.json"
-    in_environment(vllm)
+    in_environment(vllm_python())
     asked = ["profile", family, "--engine", "vllm", "--out", out, *QUICK]
     assert run(*asked, "--device", "cuda:0") == 2
     line = "error: vllm does not run this model: this installation of vLLM computes on cpu, not on cuda"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.tokenizer import FamilyTokenizer
-from nemo_elastic.runtime.answer import Answer, Stream, stop_strings
+from nemo_elastic.runtime.answer import Answer, stop_strings
 from tests.runtime.talking import PARENT, TOKENIZER
 
 TEXT = FamilyTokenizer(TOKENIZER)
@@ -158,36 +158,3 @@ def test_the_token_that_ends_an_answer_comes_behind_all_others() -> None:
 @given(st.lists(st.integers(2, 299), min_size=1, max_size=20))
 def test_every_token_comes_where_nothing_stops_it(tokens: list[int]) -> None:
     assert all_of(answer(["\0nothing"], as_text=False), tokens) == tokens
-
-
-class Script:
-    """Decoding that says what it was given, step by step: prompt -> token."""
-
-    def __init__(self, *steps: dict[int, int]) -> None:
-        self.steps, self.ended = steps, set[int]()
-
-    def end(self, prompt: int) -> None:
-        self.ended.add(prompt)
-
-    def __iter__(self) -> Iterator[dict[int, int]]:
-        for at, step in enumerate(self.steps, 1):
-            goes_on = {i: token for i, token in step.items() if i not in self.ended}
-            if at == len(self.steps):
-                self.ended |= set(goes_on)
-            yield goes_on
-
-
-def stream(script: Any, answers: list[Answer]) -> Stream:
-    return Stream(script, [[3, 3], [3]], answers, single=False)
-
-
-def test_a_batch_gives_the_number_of_the_prompt_with_every_piece() -> None:
-    actual = stream(Script({0: 5, 1: 6}, {0: 7, 1: 8}), [Answer(None, (), ENDS, False) for _ in "ab"])
-    assert list(actual) == [(0, 5), (1, 6), (0, 7), (1, 8)]
-    assert (actual.prompt_tokens, actual.new_tokens) == ([2, 1], [2, 2])
-
-
-def test_a_stop_string_lets_the_decoding_end_that_prompt_only() -> None:
-    a, x = ids("a")[0], ids("x")[0]
-    actual = stream(Script({0: x, 1: a}, {0: a, 1: a}), [answer(["x"]), answer(["x"])])
-    assert list(actual) == [(1, "a"), (1, "a")] and actual.new_tokens == [1, 2]

@@ -192,9 +192,3 @@ def test_a_member_that_is_not_smaller_drafts_nothing(family, draft):
     stream = member.generate([1, 2], 12, (), stream=True, draft=draft, k=3)
     assert list(stream) == member.generate([1, 2], 12, ())
     assert stream.acceptance is None and stream.drafted == stream.accepted == [0]
-
-
-def test_any_shape_of_the_family_drafts(family):
-    stream = family.select(LARGE).generate([1, 2], 24, (), stream=True, draft=PARENT.uniform(hidden=14), k=4)
-    assert list(stream) == family.select(LARGE).generate([1, 2], 24, ())
-    assert stream.drafted[0] > 0

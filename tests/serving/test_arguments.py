@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def vllm(monkeypatch):
-    """As much of vLLM as is asked for its platform; `tests/vllm/serve.py` has the whole."""
+    """As much of vLLM as is asked for its platform; `tests/vllm/test_serve.py` has the whole."""
     package, platforms = ModuleType("vllm"), ModuleType("vllm.platforms")
     platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
     ops, models, llm, attention = (ModuleType(name) for name in ("ops", "models", "llm", "attention"))

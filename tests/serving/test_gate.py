@@ -27,7 +27,7 @@ uvicorn = pytest.importorskip("uvicorn")
 KEY = "a key"
 NAMES = ("12b", "9b", "6b")
 MOST = 2**16
-#: paths that vLLM has, and ways to write some that go around a look at their beginning; `tests/vllm/serve.py` asks all
+#: paths that vLLM has, and ways to write some that go around a look at their beginning; `tests/vllm` asks all
 PATHS = [
     "/invocations", "/nowhere", "//v1/completions", "/v1/%2e%2e/invocations", "/health/", "/health/../invocations",
     "/HEALTH", "/health%00", "/health;/invocations",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM's functions do once the plugin is there, on classes of the same form; `tests/vllm/serve.py` has vLLM's."""
+"""What vLLM's functions do once the plugin is there, on classes of the same form; `tests/vllm` has vLLM's."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.tensor import Tensor
-from nemo_elastic.ranking import Ranking, sort
+from nemo_elastic.ranking import sort
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.untrained import init_family
-from tests.ranking.test_sorting import unstriped
+from tests.ranking.test_sorting import shuffled, unstriped
 from tests.shapes import PARENT
 from tests.strategies import parents
 
@@ -110,22 +110,6 @@ def test_init_makes_even_members(plain, tmp_path):
     assert all(np.array_equal(after[n].words, raw.words) for n, raw in before.items())
 
 
-def random_ranking(parent, seed=0):
-    rng = np.random.default_rng(seed)
-    trivial = Ranking.trivial(parent)
-    orders = {}
-    for name, order in trivial.orders.items():
-        if "heads" in name:  # heads stay in their group and take turns between groups
-            groups = parent.mamba_groups if name.startswith("mamba") else parent.kv_heads
-            per = len(order) // groups
-            own = [g * per + rng.permutation(per) for g in range(groups)]
-            orders[name] = np.stack(own, 1).reshape(-1)
-        else:
-            orders[name] = rng.permuted(order, axis=-1)
-    depth = tuple(int(i) for i in rng.permutation(parent.num_layers))
-    return replace(trivial, orders=orders, depth=depth)
-
-
 @settings(max_examples=20)
 @given(st.data())
 def test_init_sorts_by_a_ranking(data):
@@ -133,7 +117,7 @@ def test_init_sorts_by_a_ranking(data):
     words = random_words(parent)
     with scratch() as place:
         plain = open_source(plain_of(write(place / "made", parent, tensors=words), place / "plain")).parent
-        ranking = random_ranking(plain, data.draw(st.integers(0, 9)))
+        ranking = shuffled(plain, data.draw(st.integers(0, 9)))
         ranking.save(place / "ranking")
         block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.999}], "axes": {"hidden": [parent.hidden, 1]}}
         family = init_family(place / "plain", ElasticConfig.from_dict(block), place / "family", place / "ranking")
@@ -144,7 +128,7 @@ def test_init_sorts_by_a_ranking(data):
 
 
 def test_init_drops_the_layers_that_the_ranking_drops(plain, tmp_path):
-    ranking = replace(random_ranking(open_source(plain).parent), depth=(1, 3, 0, 2, 4))
+    ranking = replace(shuffled(open_source(plain).parent, 0), depth=(1, 3, 0, 2, 4))
     ranking.save(tmp_path / "ranking")
     block = {"budgets": [{"name": "big"}, {"name": "low", "ratio": 0.85}], "axes": {"depth": [5, 4, 3]}}
     family = init_family(plain, ElasticConfig.from_dict(block), tmp_path / "family", tmp_path / "ranking")

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
 from tests.quantize.damage import floats, with_json, with_tensors
-from tests.ranking.test_sorting import rotating, unstriped
+from tests.ranking.test_sorting import rotating, shuffled, unstriped
 from tests.shapes import GROUPS, LATENT, MOE
 
 from .helpers import edit_json, printed, random_values
@@ -125,11 +124,7 @@ def test_a_sorted_family_drafts_as_its_parent_does(tmp_path: Path) -> None:
     """The whole stream is another order of the same channels, in the model and behind it."""
     parent = unstriped(MOE)
     folder = valued(tmp_path / "plain", parent)
-    ranking, random = Ranking.trivial(parent), np.random.default_rng(5)
-    orders = {name: order if name.startswith(("mamba", "attention")) else
-              np.stack([random.permutation(order.shape[-1]) for _ in order]) if order.ndim == 2 else
-              random.permutation(len(order)) for name, order in ranking.orders.items()}  # fmt: skip
-    replace(ranking, orders=orders).save(tmp_path / "ranking")
+    shuffled(parent, 5).save(tmp_path / "ranking")
     family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
     assert "left_out" not in family.provenance
     before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))

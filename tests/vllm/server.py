@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""A server in a process of its own, and a client of it."""
+"""vLLM in processes of its own: a server and a client of it, and functions of `inside.py`."""
 
 from __future__ import annotations
 
@@ -17,42 +17,66 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.workers import free_port
+import pytest
 
-from .decode_vllm import QUIET
+from tests.workers import ROOT, free_port
 
 KEY = "a-key-of-a-test"
+#: tokens of an answer
 NEW = 24
 
 
+def vllm_python() -> Path:
+    """Python of vLLM's environment, where this project is installed; a test is skipped where there is none."""
+    python = ROOT / os.environ.get("NEMO_ELASTIC_VLLM_PYTHON", ".venv-vllm/bin/python")
+    if not python.exists():
+        pytest.skip("vLLM is not here: `make test-vllm`")
+    return python.absolute()
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    """Offline, and leaving nothing outside of a folder."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return clean | {
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other processes may sit on the cores
+        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache"),
+    } | more  # fmt: skip
+
+
+def inside(do: str, folder: Path, place: Path, **job: Any) -> tuple[Any, str]:
+    """The answer of a function of `inside.py`, None where it fails, and what it writes to stderr."""
+    place.mkdir(exist_ok=True)
+    (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [str(vllm_python()), "-W", "ignore", "-m", "tests.vllm.inside", do, str(folder), str(place)]
+    env = environment(place, VLLM_ENABLE_V1_MULTIPROCESSING="0")  # its tracebacks then reach us
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    return (None if done.returncode else json.loads((place / "out.json").read_text())), done.stderr
+
+
 @contextlib.contextmanager
-def serving(
-    place: Path, command: list[str], flags: list[str], log: Path, more: dict[str, str] | None = None
-) -> Iterator[str]:
-    """A server in a process of its own; gives its address once it answers.
+def serving(place: Path, command: list[str], flags: list[str], **more: str) -> Iterator[Talk]:
+    """A client of a server in a process of its own, once it answers.
 
     Args:
-        place: where it leaves what it caches.
-        command: what starts it, before its port.
-        flags: what comes behind its port.
-        log: where it writes.
+        place: where it leaves its cache and its log.
+        command: the server, before its port.
+        flags: what comes after its port.
         more: of its environment.
     """
-    port = free_port()
-    own = {"HF_MODULES_CACHE": str(place / "modules"), "VLLM_CACHE_ROOT": str(place / "cache")}
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VLLM_ENABLE_V1_MULTIPROCESSING")}
-    env |= {k: v for k, v in QUIET.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"} | own | (more or {})
+    port, log = free_port(), place / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "--port", str(port), *flags],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=env,
-            cwd=place,
-            start_new_session=True,
-        )
+            [*command, "--port", str(port), *flags], stdout=out, stderr=subprocess.STDOUT,
+            env=environment(place, **more), cwd=place, start_new_session=True,
+        )  # fmt: skip
         try:
-            yield wait_for(f"http://127.0.0.1:{port}", process, log)
+            talk, until = Talk(f"http://127.0.0.1:{port}", log), time.monotonic() + 900
+            while not talk.answers():
+                assert process.poll() is None and time.monotonic() < until, talk.logged()[-4000:]
+                time.sleep(1)
+            yield talk
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -61,61 +85,22 @@ def serving(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> str:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended:\n{log.read_text(errors='replace')[-4000:]}")
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"{address}/health", timeout=5)
-            return address
-        time.sleep(1)
-    raise SystemExit(f"the server does not answer:\n{log.read_text(errors='replace')[-4000:]}")
-
-
 class Talk:
     """Requests of one client."""
 
-    def __init__(self, address: str) -> None:
-        from openai import OpenAI
+    def __init__(self, address: str, log: Path) -> None:
+        self.address, self.log = address, log
 
-        self.address = address
-        # a connection that is kept may be closed by the server in the moment in which the next request is sent
-        self.api = OpenAI(
-            base_url=f"{address}/v1", api_key=KEY, max_retries=0, timeout=600, default_headers={"Connection": "close"}
-        )
+    def logged(self) -> str:
+        return self.log.read_text(errors="replace")
 
-    def complete(self, model: str, prompt: Any, new: int = NEW, **extra: Any) -> list[int]:
-        """Greedy tokens."""
-        more = {"ignore_eos": True, "return_token_ids": True, **extra}
-        done = self.api.completions.create(model=model, prompt=prompt, max_tokens=new, temperature=0, extra_body=more)
-        return done.choices[0].token_ids
-
-    def stream(self, model: str, prompt: Any, new: int = NEW) -> tuple[list[int], int]:
-        """Greedy tokens as they come, and in how many pieces."""
-        tokens, pieces = [], 0
-        for part in self.api.completions.create(
-            model=model, prompt=prompt, max_tokens=new, temperature=0, stream=True,
-            extra_body={"ignore_eos": True, "return_token_ids": True},
-        ):  # fmt: skip
-            if part.choices and (ids := getattr(part.choices[0], "token_ids", None)):
-                tokens += ids
-                pieces += 1
-        return tokens, pieces
-
-    def error(self, **request: Any) -> tuple[int, str]:
-        """Status and message of a request that fails; 200 where it does not."""
-        from openai import APIStatusError
-
-        try:
-            self.api.completions.create(**{"prompt": "a", "max_tokens": 1, **request})
-        except APIStatusError as exc:
-            report = exc.body if isinstance(exc.body, dict) else {}
-            return exc.status_code, str(report.get("message", exc.message))
-        return 200, ""
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.ask("/health")[0] == 200
+        return False
 
     def ask(self, path: str, body: bytes | None = None, key: str | None = None) -> tuple[int, str]:
-        """Status and text of an answer, without a client library."""
+        """Status and text of an answer."""
         asked = urllib.request.Request(f"{self.address}{path}", body, {"Content-Type": "application/json"})
         if key is not None:
             asked.add_header("Authorization", f"Bearer {key}")
@@ -125,21 +110,33 @@ class Talk:
         except urllib.error.HTTPError as exc:
             return exc.code, exc.read().decode()
 
+    def events(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        """The answer, or the events of a stream."""
+        status, text = self.ask(path, json.dumps(body).encode(), KEY)
+        assert status == 200, text
+        streamed = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
+        return [json.loads(each) for each in (streamed if body.get("stream") else [text])]
+
+    def complete(self, model: str, prompt: Any, new: int = NEW, **more: Any) -> list[list[int]]:
+        """Greedy tokens, in as many pieces as they come."""
+        asked = {"model": model, "prompt": prompt, "max_tokens": new, "temperature": 0, "ignore_eos": True} | more
+        events = self.events("/v1/completions", return_token_ids=True, **asked)
+        return [e["choices"][0]["token_ids"] for e in events if e["choices"] and e["choices"][0].get("token_ids")]
+
+    def tokens(self, model: str, prompt: Any, **more: Any) -> list[int]:
+        return [i for piece in self.complete(model, prompt, **more) for i in piece]
+
+    def error(self, key: str | None = KEY, **request: Any) -> tuple[int, str]:
+        """Status and text of a short request."""
+        body = {"prompt": "a", "max_tokens": 1} | request
+        return self.ask("/v1/completions", json.dumps(body).encode(), key)
+
     def models(self, path: str, **body: Any) -> set[str]:
         """What an answer, or each event of a stream, says of who answered."""
-        text = self.ask(path, json.dumps(body).encode(), KEY)[1]
-        lines = (
-            [line[6:] for line in text.splitlines() if line.startswith("data: {")] if body.get("stream") else [text]
-        )
-        events = [json.loads(line) for line in lines]
-        inner = [e.get("response") or e.get("message") or e for e in events]
+        inner = [e.get("response") or e.get("message") or e for e in self.events(path, **body)]
         return {e["model"] for e in inner if isinstance(e, dict) and "model" in e}
 
-    def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric over what has these labels."""
+    def metric(self, name: str) -> float:
+        """Sum of a metric over its labels."""
         text = self.ask("/metrics", key=KEY)[1]
-        total = 0.0
-        for line in text.splitlines():
-            if re.match(rf"{re.escape(name)}(\{{|\s)", line) and all(f'{k}="{v}"' in line for k, v in labels.items()):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}(\{{|\s)", line))

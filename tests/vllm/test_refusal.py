@@ -13,8 +13,9 @@ import pytest
 
 from nemo_elastic.formats.hf.config import to_hf_config
 from tests.formats.hf.hf_client import run_code
+from tests.workers import ROOT
 
-from .cases import CASES, PARENT, ROOT, with_widths
+from .families import CASES, PARENT, with_widths
 
 TEMPLATE = ROOT / "nemo_elastic" / "formats" / "hf" / "puzzle" / "configuration_nemotron_h_puzzle.py.txt"
 ASK = """
@@ -34,7 +35,7 @@ def test_widths_of_the_config_are_the_largest():
 
 @pytest.mark.hf
 def test_mamba_layers_that_differ():
-    config = json.dumps(to_hf_config(PARENT, CASES["mamba"].member))
+    config = json.dumps(to_hf_config(PARENT, CASES["Mamba heads per layer"].member))
     done = run_code(TEMPLATE.read_text(encoding="utf-8") + ASK, config)
     assert done.returncode == 1
     assert "ValueError: vLLM needs one mamba_num_heads in all layers, this model has [6, 8]" in done.stderr

@@ -8,13 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from nemo_elastic import ElasticConfig, Family, Subnet
-from nemo_elastic.core.cost import MemorySpec, cache_elements, memory, parameters
+from nemo_elastic import ElasticConfig, Family
 from nemo_elastic.core.kinds.attention import ATTENTION_HEADS, KIND, KV_HEADS, KV_STRIPES, PLAIN
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
-from nemo_elastic.nn.nemotron_h import NemotronH
 from tests.shapes import PARENT
 
 WHOLE = replace(PARENT, attention_heads=8, kv_heads=4)
@@ -61,22 +58,3 @@ def test_nesting_counts_heads_in_each_group() -> None:
     assert not two_of_two <= one_of_four and not one_of_four <= two_of_two
     with pytest.raises(ElasticError, match="has attention_heads 2 for each of its kv_heads, above 1"):
         Family.of(SHAPE, {"full": SHAPE.full, "a": one_of_four, "b": two_of_two})
-
-
-def test_it_is_priced() -> None:
-    member = SHAPE.uniform(kv_heads=2, attention_heads=2)
-    assert parameters(SHAPE, member) == sum(t.numel() for t in NemotronH.random(SHAPE, member=member).parameters())
-    assert cache_elements(SHAPE, member, 1, 10)["kv"] * 2 == cache_elements(SHAPE, SHAPE.full, 1, 10)["kv"]
-    long = MemorySpec(length=10_000)
-    assert memory(SHAPE, SHAPE.full, long) - memory(SHAPE, member, long) > 2 * 10_000 * 2 * 2 * 4 - 1
-
-
-def test_layers_that_differ_come_back_from_their_config() -> None:
-    parent = replace(SHAPE, pattern="*-*")
-    member = Subnet(16, (parent.layer(0, kv_heads=2), parent.layer(1), parent.layer(2, attention_heads=4)))
-    config = to_hf_config(parent, member.validate(parent))
-    report = [(b["num_attention_heads"], b["num_key_value_heads"]) for b in config["block_configs"] if len(b) == 3]
-    assert report == [(4, 2), (4, 4)]
-    read, held = from_hf_config(config)
-    assert [layer.widths for layer in held.layers] == [layer.widths for layer in member.layers]
-    assert (read.attention_heads, read.kv_heads) == (8, 4)

@@ -11,24 +11,11 @@ import pytest
 
 from nemo_elastic.core.cost import MemorySpec, active_parameters, flops_per_token, has_inactive, memory, parameters
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.layout import original, tensors
+from nemo_elastic.core.layout import tensors
 from nemo_elastic.errors import ElasticError
-from tests.shapes import LATENT, MOE, NANO_30B, PARENT
+from tests.shapes import LATENT, MOE, PARENT
 
 ONE = replace(LATENT, pattern="E")
-
-
-def test_a_member_keeps_the_first_experts_of_every_stripe() -> None:
-    small = ONE.uniform(experts=4, hidden=6, expert_ffn=4, latent=5)
-    kept = {
-        t.number: original(ONE, t.row, t.number, ONE.full, small, 0)
-        for t in tensors(ONE, small)
-        if t.row.name == "moe.up"
-    }
-    assert kept == {0: 0, 1: 1, 2: 4, 3: 5}  # of two stripes of four
-    actual = {t.hf.removeprefix("backbone.layers.0.mixer."): t.shape for t in tensors(ONE, small)}
-    assert actual["gate.weight"] == (4, 6) and actual["experts.3.down_proj.weight"] == (5, 4)
-    assert "experts.4.up_proj.weight" not in actual
 
 
 def test_what_a_parent_lacks_no_layer_has() -> None:
@@ -40,11 +27,6 @@ def test_what_a_parent_lacks_no_layer_has() -> None:
         replace(MOE, sizes={size: n for size, n in MOE.sizes.items() if size != "shared_ffn"})
     with pytest.raises(ElasticError, match="experts: 8 is not allowed; must be at least 9"):
         replace(MOE, top_k=9)
-
-
-def test_nano_counts_as_modelopt_does() -> None:
-    assert parameters(NANO_30B, NANO_30B.full) == 31_577_940_288
-    assert active_parameters(NANO_30B, NANO_30B.full) == 3_580_076_352
 
 
 @pytest.mark.parametrize("parent", [LATENT, MOE])

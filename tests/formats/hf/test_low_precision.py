@@ -11,11 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_elastic.formats.schemes import COMPRESSED, MODELOPT
+from nemo_elastic.formats.schemes import COMPRESSED
 from nemo_elastic.slicing.slicer import slice_checkpoint
-from tests.quantize.conftest import EXPERTS, FEW, PARENT, SMALL, family_of
+from tests.quantize.conftest import PARENT, family_of
 from tests.quantize.damage import low, with_json
-from tests.vllm.low_precision import CASES, DENSE, NOISE, RUNS, SPARSE, TOKENS, WRONG, logits_of, write_folders
+from tests.quantize.loads import (
+    CASES,
+    DENSE,
+    MEMBERS,
+    NOISE,
+    RUNS,
+    SPARSE,
+    TOKENS,
+    WRONG,
+    Case,
+    logits_of,
+    write_member,
+)
 
 from .hf_client import Worker, worker
 
@@ -34,8 +46,7 @@ def talk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("families")
-    shapes = {DENSE: (PARENT, SMALL), SPARSE: (EXPERTS, FEW)}
-    return {model: family_of(place / model, parent, {"small": m}) for model, (parent, m) in shapes.items()}
+    return {model: family_of(place / model, parent, {"small": m}) for model, (parent, m) in MEMBERS.items()}
 
 
 def weights_only(config: dict) -> None:
@@ -71,12 +82,26 @@ def test_weights_are_those_of_our_runtime(
     )
 
 
-def test_inputs_are_rounded_a_little(talk: Worker, tmp_path: Path) -> None:
-    """As the folder says, and all of it is read; a scale that was its inverse would cut every input."""
-    cases = [case for case in CASES if (case.model, case.transformers) == (DENSE, RUNS)]
-    for case, folder in write_folders(tmp_path, cases).items():
-        differ, loading = off(talk, folder, folder)
-        assert (differ > 0.01) == (case.to != "w4a16") and differ < NOISE[case.to] and not loading, case
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[] if c.transformers in (RUNS, WRONG) else pytest.mark.long) for c in CASES],
+    ids=str,
+)
+def test_a_folder_computes_what_our_runtime_does_or_is_known_not_to(case: Case, talk: Worker, tmp_path: Path) -> None:
+    """Inputs are rounded a little: a scale that was its inverse would cut every one.
+
+    Cards name transformers for none of those that load and are wrong; a version that reads them fails here.
+    """
+    folder = write_member(tmp_path, case)
+    if case.transformers not in (RUNS, WRONG):
+        with worker(tmp_path) as own, pytest.raises(AssertionError, match=case.transformers):  # its process ends
+            off(own, folder, folder)
+        return
+    differ, loading = off(talk, folder, folder)
+    if case.transformers == WRONG:
+        assert differ > NOISE[case.to]
+    else:
+        assert (differ > 0.01) == (case.to != "w4a16") and differ < NOISE[case.to] and not loading
 
 
 @pytest.mark.parametrize("kind", ["w4a16", "fp8"])
@@ -88,16 +113,3 @@ def test_layers_that_differ_in_width(kind: str, families: dict[str, Path], talk:
     copied = with_json(tmp_path / "cut", tmp_path / "copied", "config.json", weights_only)
     assert (copied / "modeling_nemotron_h_puzzle.py").exists()
     assert off(talk, copied, tmp_path / "cut")[0] < NOISE["w4a16"]
-
-
-@pytest.mark.parametrize(
-    ("model", "kind", "layout"),
-    [(SPARSE, "w4a16", COMPRESSED), (SPARSE, "nvfp4", COMPRESSED), (DENSE, "fp8", MODELOPT)],
-)
-def test_what_loads_and_is_wrong(
-    model: str, kind: str, layout: str, families: dict[str, Path], talk: Worker, tmp_path: Path
-) -> None:
-    """Cards name transformers for none of these; a version that reads them fails here."""
-    assert any((c.model, c.to, c.layout, c.transformers) == (model, kind, layout, WRONG) for c in CASES)
-    folder = low(families[model], tmp_path / "low", KINDS[kind][0], layout, KINDS[kind][1])
-    assert off(talk, folder, folder)[0] > NOISE[KINDS[kind][0]]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Products on views of a family's storage are those of a member's own matrices; with vLLM: `tests/vllm/serve.py`."""
+"""Products on views of a family's storage are those of a member's own matrices; `tests/vllm` has vLLM's."""
 
 from __future__ import annotations
 
