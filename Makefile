@@ -67,9 +67,6 @@ test-fake-gpu: $(NEMO) ## The large recipes' steps at their sizes on a GPU that 
 		$(RUN) -W ignore -m pytest -n $(WORKERS) tests/fake_gpu $(ARGS)
 
 test-vllm: $(NEMO) $(HF) $(VLLM) ## Members in vLLM on this CPU give the tokens of transformers, a served family those of the runtime; `profile` runs in vLLM
-	$(RUN) -W ignore -m tests.vllm.parity --transformers .venv-hf/bin/python --vllm .venv-vllm/bin/python --markdown docs/tables/vllm.md
-	$(QUIET) .venv-vllm/bin/python -W ignore -m tests.vllm.serve --markdown docs/tables/serving.md
-	$(RUN) -W ignore -m tests.vllm.low_precision --vllm .venv-vllm/bin/python --markdown docs/tables/low_precision_loads.md
 	NEMO_ELASTIC_VLLM_PYTHON=.venv-vllm/bin/python $(RUN) -m pytest tests/profile tests/vllm -m vllm $(ARGS)
 
 test-llama: $(NEMO) ## Members as GGUF files in llama.cpp (a wheel) on this CPU give our log-probabilities; the table of them

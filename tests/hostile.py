@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
@@ -118,5 +117,5 @@ def read_or_refused(read: Callable[[], T]) -> T | None:
         return None
 
 
-def put(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, default=repr, skipkeys=True))
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, default=repr, skipkeys=True).encode()

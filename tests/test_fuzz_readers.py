@@ -8,6 +8,7 @@ What the commands then do with a damaged folder is in tests/slicing/test_faults_
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.config import from_hf_config, to_hf_config
 from nemo_elastic.formats.megatron.stored import Stored
-from tests.hostile import damaged, examples, read_or_refused, texts
+from tests.hostile import as_json, damaged, examples, read_or_refused, texts
 from tests.hosts.nemo.checkpoints import add_tokenizer, io_json, settings_of, store
 from tests.hosts.nemo.cutting import PARENT as WHOLE
 from tests.hosts.nemo.cutting import random_tensors
@@ -53,30 +54,30 @@ BLOCK = {
 }
 
 
-@examples(125)
-@given(damaged(BLOCK))
-def test_blocks(block: Any) -> None:
-    config = read_or_refused(lambda: ElasticConfig.from_dict(block))
-    if config is not None:
-        assert ElasticConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-        read_or_refused(lambda: (config.targets(PARENT), config.resolve_axes(PARENT), config.weights()))
+def read_block(data: Any) -> ElasticConfig:
+    config = ElasticConfig.from_dict(data)
+    read_or_refused(lambda: (config.targets(PARENT), config.resolve_axes(PARENT), config.weights()))
+    return config
 
 
-@examples(120)
-@given(damaged(FAMILY))
-def test_families(data: Any) -> None:
-    family = read_or_refused(lambda: Family.from_json(data))
-    if family is not None:
-        assert Family.from_json(json.loads(json.dumps(family.to_json()))) == family
+#: a whole value, its reader, and the value of an object that was read
+READERS: dict[str, tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "block": (BLOCK, read_block, ElasticConfig.to_dict),
+    "elastic.json": (FAMILY, Family.from_json, Family.to_json),
+    "config.json": (CONFIG, from_hf_config, lambda both: to_hf_config(*both)),
+    "config.json of a puzzle": (PUZZLE, from_hf_config, lambda both: to_hf_config(*both)),
+}
 
 
-@examples(60)
-@given(damaged(CONFIG) | damaged(PUZZLE))
-def test_configs(config: Any) -> None:
-    actual = read_or_refused(lambda: from_hf_config(config, "config.json"))
-    if actual is not None:
-        parent, held = actual
-        assert held <= parent.full and from_hf_config(to_hf_config(parent, held))[1].hidden == held.hidden
+@pytest.mark.parametrize("name", READERS)
+@examples(80)
+@given(st.data())
+def test_what_is_read_of_a_damaged_value_comes_back(name: str, data: st.DataObject) -> None:
+    whole, read, written = READERS[name]
+    value = data.draw(damaged(whole))
+    found = read_or_refused(lambda: read(value))
+    if found is not None:
+        assert read(json.loads(json.dumps(written(found)))) == found
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,3 @@ def test_contexts_of_nemo(checkpoint: Path, data: st.DataObject) -> None:
     finally:
         file.write_text(whole)
         other.unlink(missing_ok=True)
-
-
-def as_json(value: Any) -> bytes:
-    return json.dumps(value, default=repr, skipkeys=True).encode()

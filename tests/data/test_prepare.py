@@ -55,7 +55,7 @@ def test_texts_become_a_data_folder_with_tokens_of_four_bytes(tokenizer: Path, t
 
 def test_a_document_is_a_whole_file_and_its_content_decides_the_split(tokenizer: Path, tmp_path: Path) -> None:
     """Also of few files: a long stage reads long documents. Copies under other names are on the same side."""
-    texts = [f"{i} {'def f(x): return x + 12 ' * 2000}" for i in range(6)]
+    texts = [f"{i} {'def f(x): return x + 12 ' * 200}" for i in range(6)]
     sides = []
     for name in ("one", "two/deep"):
         (tmp_path / name).mkdir(parents=True)

@@ -201,17 +201,6 @@ def test_among_equals_the_path_stays():
     assert result.candidate == result.path and result.gain.mean == 0.0 and not result.wins and result.trials > 3
 
 
-def test_no_gain_shows_in_one_document():
-    model, family = lopsided(0), made()
-    runtime = FamilyRuntime(model, {m.name: m.subnet for m in family})
-    halves = halves_of(spoken(model, 1, 1041), 16, 512)
-    result = specialize(runtime, family, start_of(family), BUDGET, halves, candidates=20)
-    assert result.candidate != result.path and result.held_out[1] < result.held_out[0]
-    assert result.gain is None and not result.wins and result.shape == result.path
-    report = result.to_json(family)
-    assert report["gain"] == {"mean": result.held_out[0] - result.held_out[1], "low": None, "high": None}
-
-
 def test_a_broken_model_is_reported():
     family, state = made(), NemotronH.random(SHAPE).state_dict()
     next(iter(state.values())).fill_(float("nan"))

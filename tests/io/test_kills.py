@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,33 +101,39 @@ def prepare(out: Path, before: str | None) -> None:
         write(out, "old")
 
 
+def killed_everywhere(
+    place: Path, prepare: Callable[[Path], None], action: Callable[[Path], None]
+) -> Iterator[tuple[Path, str | None]]:
+    """An output and its state before, after each kill of its writer; the last writer lives to its end."""
+    for step in range(1000):
+        out = place / str(step) / "out"
+        out.parent.mkdir()
+        prepare(out)
+        old = state(out)
+        if not killed_at(step, lambda out=out: action(out)):
+            assert step > 5 and state(out) == "new" and names(out.parent) == ["out"]
+            return
+        yield out, old
+        shutil.rmtree(out.parent)
+
+
 @pytest.mark.parametrize("before", [None, "folder", "file", "link"])
 @alone
 def test_killed_at_every_step(tmp_path, before):
-    seen = set()
-    for step in range(1000):
-        place = tmp_path / str(step)
-        place.mkdir()
-        out = place / "out"
-        prepare(out, before)
-        old = state(out)
-        writer = write_over if before == "file" else write
-        if not killed_at(step, lambda out=out, writer=writer: writer(out)):
-            break
+    seen, writer = set(), write_over if before == "file" else write
+    for out, old in killed_everywhere(tmp_path, lambda out: prepare(out, before), writer):
         left = state(out)
         assert left in (old, "new", None)
         if left is None and old is not None:
-            (aside,) = place.glob(".out.*.old")
+            (aside,) = out.parent.glob(".out.*.old")
             assert state(aside) == old, "the old one is whole, and beside its place"
         seen.add(left)
         clear_leftovers(out)
         assert state(out) in (old, "new"), "the old one is never lost"
-        assert names(place) == (["out"] if state(out) is not None else [])
+        assert names(out.parent) == (["out"] if state(out) is not None else [])
         writer(out)
-        assert state(out) == "new" and names(place) == ["out"]
-        shutil.rmtree(place)
-    assert step > 15 and {old, "new"} <= seen
-    assert before is None or None in seen  # between the two renames
+        assert state(out) == "new" and names(out.parent) == ["out"]
+    assert seen == {old, "new", *([] if before is None else [None])}  # None is between the two renames
 
 
 @alone
@@ -147,32 +153,22 @@ def test_killed_again_while_clearing_up(tmp_path):
     assert again > 15
 
 
-@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("before", [None, "folder"])
 @alone
 def test_a_folder_that_is_filled_in_its_place_killed_at_every_step(tmp_path, before):
     """An older one comes back whenever the new one was not whole; nothing else stays beside it."""
 
-    def refill() -> None:
+    def refill(out: Path) -> None:
         with filled_dir(out, OURS, force=True):
-            for name in ("a", "sub/b"):
-                (out / name).parent.mkdir(exist_ok=True)
-                (out / name).write_text("new")
+            fill(out, "new")
 
     seen = set()
-    for step in range(1000):
-        out = tmp_path / str(step) / "out"
-        out.parent.mkdir()
-        if before:
-            write(out, "old")
-        if not killed_at(step, refill):
-            break
+    for out, _ in killed_everywhere(tmp_path, lambda out: prepare(out, before), refill):
         clear_leftovers(out)
-        if before:
+        if before is not None:
             seen.add(state(out))
-        assert names(out.parent) in (["out"], [] if not before else ["out"])
-        shutil.rmtree(out.parent)
-    assert step > 15 and seen == ({"old", "new"} if before else set())
-    assert state(out) == "new" and names(out.parent) == ["out"]
+        assert names(out.parent) in (["out"], *([[]] if before is None else []))
+    assert seen == ({"old", "new"} if before else set())
 
 
 def test_a_full_disk_before_a_folder_is_filled_leaves_the_old_one(tmp_path, monkeypatch):
@@ -191,15 +187,10 @@ def test_a_full_disk_before_a_folder_is_filled_leaves_the_old_one(tmp_path, monk
 
 @alone
 def test_a_file_killed_at_every_step(tmp_path):
-    path = tmp_path / "file"
-    for step in range(100):
-        path.write_text("old")
-        if not killed_at(step, lambda: atomic_write(path, "new")):
-            break
+    for path, _ in killed_everywhere(tmp_path, lambda path: path.write_text("old"), lambda p: atomic_write(p, "new")):
         assert path.read_text() in ("old", "new")
         atomic_write(path, "newer")
-        assert path.read_text() == "newer" and names(tmp_path) == ["file"]
-    assert step > 5
+        assert path.read_text() == "newer" and names(path.parent) == ["out"]
 
 
 def test_what_a_living_writer_has_is_left_alone(tmp_path):

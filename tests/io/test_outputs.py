@@ -154,7 +154,6 @@ def test_force_never_replaces_the_current_folder_or_the_home(tmp_path, monkeypat
 
 
 def test_force_replaces_nothing_that_holds_a_mount_point(tmp_path, monkeypatch):
-    """`tests/slicing/test_faults.py` mounts the real thing."""
     with pytest.raises(ElasticError, match="proc: is a mount point, which cannot be replaced"):
         check_output("/proc", True)
     write(tmp_path / "out")

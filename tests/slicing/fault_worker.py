@@ -38,15 +38,6 @@ def weights(family: Path) -> int:
     return sum(p.stat().st_size - 8 - int.from_bytes(p.read_bytes()[:8], "little") for p in files)
 
 
-def full(family: Path, place: Path) -> Iterator[Report]:
-    """A disk with too little room for the weights; with more room it works."""
-    mount("-t", "tmpfs", "-o", f"size={weights(family) // 2}", "tmpfs", str(place))
-    yield run(place, "slice", family, "--member", "full", "--out", place / "cut")
-    mount("-o", "remount,size=50m", str(place))
-    yield run(place, "slice", family, "--member", "full", "--out", place / "cut")
-    yield run(place, "verify", place / "cut", "--no-forward")
-
-
 def full_midway(family: Path, place: Path) -> Iterator[Report]:
     """Room for the weights, as far as can be known before, and for nothing else; beside an older output."""
     parts = (weights(family), (family / "model.safetensors").stat().st_size - weights(family))  # and their header
@@ -77,19 +68,6 @@ def read_only(family: Path, place: Path) -> Iterator[Report]:
     yield run(place, "slice", place / "cut", "--member", "small", "--out", family.parent / "from read-only")
 
 
-def mount_point(family: Path, place: Path) -> Iterator[Report]:
-    """A volume that is mounted where the output should be, as container users have it."""
-    mount("-t", "tmpfs", "tmpfs", str(place))
-    yield run(place, "slice", family, "--member", "small", "--out", place)
-    yield run(place, "slice", family, "--member", "small", "--out", place, "--force")
-    yield run(place, "slice", family, "--member", "small", "--out", place / "cut")
-
-
 if __name__ == "__main__":
-    scenarios = {
-        "full": full,
-        "full_midway": full_midway,
-        "read_only": read_only,
-        "mount_point": mount_point,
-    }
+    scenarios = {"full_midway": full_midway, "read_only": read_only}
     print(json.dumps(list(scenarios[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))))

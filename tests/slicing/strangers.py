@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,34 @@ NANO_3_12B = NANO_3 | {"hidden_size": 1920, "moe_intermediate_size": 960, "inter
 # ------------------------------------------------------------------ which positions a child keeps
 
 
+#: symbol of a layer -> its widths, and their keys in a config
+WIDTHS = {
+    "M": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
+    "-": {"ffn": "intermediate_size"},
+    "*": {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"},
+    "E": {"experts": "n_routed_experts", "ffn": "moe_intermediate_size",
+          "shared_ffn": "moe_shared_expert_intermediate_size", "latent": "moe_latent_size"},
+}  # fmt: skip
+
+
+def widths_of(own: Config, symbol: str) -> dict[str, int]:
+    """Widths of a layer; a latent width where there is one."""
+    return {width: own[key] for width, key in WIDTHS[symbol].items() if own.get(key)}
+
+
 def kept(parent: Config, child: Config, layers: Sequence[int] | None = None, parts: int | None = None) -> dict:
     """Name in the child -> (name in the parent, positions that stay of each dimension); layers count in the parent."""
     d, out = np.arange(child["hidden_size"]), {}
     vocab = np.arange(parent["vocab_size"])
+
+    def layer(symbol: str, here: str, there: str) -> None:
+        blocks = {"heads": parts or parent["n_groups"]} if symbol == "M" else {}
+        own = kept_of_layer(parent, symbol, widths_of(parent, symbol), widths_of(child, symbol), d, blocks)
+        out.update({here + name: (there + source, dims) for name, (source, dims) in own.items()})
+
     out["backbone.embeddings.weight"] = "backbone.embeddings.weight", (vocab, d)
     for at, i in enumerate(range(len(parent["hybrid_override_pattern"])) if layers is None else layers):
-        symbol = parent["hybrid_override_pattern"][i]
-        for name, dims in (_LAYERS[symbol](parent, child, d, parts) | {"norm.weight": (d,)}).items():
-            out[f"backbone.layers.{at}.{name}"] = f"backbone.layers.{i}.{name}", dims
+        layer(parent["hybrid_override_pattern"][i], f"backbone.layers.{at}.", f"backbone.layers.{i}.")
     out["backbone.norm_f.weight"] = "backbone.norm_f.weight", (d,)
     out["lm_head.weight"] = "lm_head.weight", (vocab, d)
     if parent.get("num_nextn_predict_layers"):  # attention, then experts
@@ -84,62 +103,76 @@ def kept(parent: Config, child: Config, layers: Sequence[int] | None = None, par
             out[f"mtp.layers.0.{name}.weight"] = f"mtp.layers.0.{name}.weight", (d,)
         out["mtp.layers.0.eh_proj.weight"] = "mtp.layers.0.eh_proj.weight", (d, both)
         for at, symbol in enumerate("*E"):
-            for name, dims in (_LAYERS[symbol](parent, child, d, parts) | {"norm.weight": (d,)}).items():
-                out[f"mtp.layers.{at}.{name}"] = f"mtp.layers.{at}.{name}", dims
+            layer(symbol, f"mtp.layers.{at}.", f"mtp.layers.{at}.")
         out["mtp.layers.1.final_layernorm.weight"] = "mtp.layers.1.final_layernorm.weight", (d,)
     return out
 
 
-def _mamba(parent: Config, child: Config, d: np.ndarray, parts: int | None) -> dict:
-    heads, size, parts = parent["mamba_num_heads"], parent["mamba_head_dim"], parts or parent["n_groups"]
-    h = np.concatenate([p[: child["mamba_num_heads"] // parts] for p in np.split(np.arange(heads), parts)])
-    inner = np.concatenate([size * x + np.arange(child["mamba_head_dim"]) for x in h])
-    whole, shared = heads * size, np.arange(2 * parent["n_groups"] * parent["ssm_state_size"])
-    conv = np.r_[inner, whole + shared]
-    return {
-        "mixer.in_proj.weight": (np.r_[inner, whole + inner, 2 * whole + shared, 2 * whole + len(shared) + h], d),
-        "mixer.conv1d.weight": (conv, np.arange(1), np.arange(parent["conv_kernel"])),
-        "mixer.conv1d.bias": (conv,), "mixer.A_log": (h,), "mixer.D": (h,), "mixer.dt_bias": (h,),
-        "mixer.norm.weight": (inner,), "mixer.out_proj.weight": (d, inner),
-    }  # fmt: skip
+def first(size: int, front: int, blocks: int = 1) -> np.ndarray:
+    """The first front/blocks of each of `blocks` equal blocks of `size`."""
+    return np.arange(size).reshape(blocks, -1)[:, : front // blocks].reshape(-1)
 
 
-def _mlp(parent: Config, child: Config, d: np.ndarray, parts: int | None) -> dict:
-    f = np.arange(child["intermediate_size"])
-    return {"mixer.up_proj.weight": (f, d), "mixer.down_proj.weight": (d, f)}
+def kept_of_layer(
+    sizes: Config,
+    symbol: str,
+    large: Mapping[str, Any],
+    small: Mapping[str, Any],
+    d: np.ndarray,
+    blocks: Mapping[str, int],
+) -> dict[str, tuple[str, tuple[np.ndarray, ...]]]:
+    """Name in the child's layer -> name in the parent's, and the positions that stay of each dimension.
 
+    Args:
+        sizes: the parent's config, for what all layers share.
+        symbol: of the layer.
+        large: its widths in the parent.
+        small: its widths in the child.
+        d: channels of the residual stream that stay.
+        blocks: of widths whose channels lie in several equal blocks: number of blocks.
+    """
 
-def _attention(parent: Config, child: Config, d: np.ndarray, parts: int | None) -> dict:
-    size, groups = parent["head_dim"], child["num_key_value_heads"]
-    share = parent["num_attention_heads"] // parent["num_key_value_heads"]
-    heads = [share * g + q for g in range(groups) for q in range(child["num_attention_heads"] // groups)]
-    query = np.concatenate([size * x + np.arange(size) for x in heads])
-    value = np.arange(size * groups)
-    return {
-        "mixer.q_proj.weight": (query, d), "mixer.k_proj.weight": (value, d), "mixer.v_proj.weight": (value, d),
-        "mixer.o_proj.weight": (d, query),
-    }  # fmt: skip
+    def front(width: str) -> np.ndarray:
+        return first(large[width], small[width], blocks.get(width, 1))
 
+    def channels(of: Sequence[int] | np.ndarray, size: int, front: int | None = None) -> np.ndarray:
+        return np.concatenate([size * x + np.arange(front or size) for x in of])
 
-def _moe(parent: Config, child: Config, d: np.ndarray, parts: int | None) -> dict:
-    e, f, s = (
-        np.arange(child[key])
-        for key in ("n_routed_experts", "moe_intermediate_size", "moe_shared_expert_intermediate_size")
-    )
-    out = {
-        "mixer.gate.weight": (e, d), "mixer.gate.e_score_correction_bias": (e,),
-        "mixer.shared_experts.up_proj.weight": (s, d), "mixer.shared_experts.down_proj.weight": (d, s),
-    }  # fmt: skip
-    x = d
-    if "moe_latent_size" in child:
-        x = np.arange(child["moe_latent_size"])
-        out |= {"mixer.fc1_latent_proj.weight": (x, d), "mixer.fc2_latent_proj.weight": (d, x)}
-    for i in e:
-        out |= {f"mixer.experts.{i}.up_proj.weight": (f, x), f"mixer.experts.{i}.down_proj.weight": (x, f)}
-    return out
-
-
-_LAYERS = {"M": _mamba, "-": _mlp, "*": _attention, "E": _moe}
+    moved = {}
+    if symbol == "-":
+        f = front("ffn")
+        dims = {"up_proj.weight": (f, d), "down_proj.weight": (d, f)}
+    elif symbol == "*":
+        groups, share = front("kv_heads"), large["heads"] // large["kv_heads"]
+        heads = [share * g + q for g in groups for q in range(small["heads"] // len(groups))]
+        query, value = channels(heads, sizes["head_dim"]), channels(groups, sizes["head_dim"])
+        dims = {"q_proj.weight": (query, d), "k_proj.weight": (value, d), "v_proj.weight": (value, d),
+                "o_proj.weight": (d, query)}  # fmt: skip
+    elif symbol == "M":
+        h, whole = front("heads"), large["heads"] * large["head_dim"]
+        inner = channels(h, large["head_dim"], small["head_dim"])
+        shared = np.arange(2 * sizes["n_groups"] * sizes["ssm_state_size"])
+        conv = np.r_[inner, whole + shared]
+        dims = {
+            "in_proj.weight": (np.r_[inner, whole + inner, 2 * whole + shared, 2 * whole + len(shared) + h], d),
+            "conv1d.weight": (conv, np.arange(1), np.arange(sizes["conv_kernel"])), "conv1d.bias": (conv,),
+            "A_log": (h,), "D": (h,), "dt_bias": (h,), "norm.weight": (inner,), "out_proj.weight": (d, inner),
+        }  # fmt: skip
+    else:
+        e, f, s = front("experts"), front("ffn"), front("shared_ffn")
+        x = front("latent") if "latent" in small else d
+        dims = {
+            "gate.weight": (e, d), "gate.e_score_correction_bias": (e,),
+            "shared_experts.up_proj.weight": (s, d), "shared_experts.down_proj.weight": (d, s),
+        }  # fmt: skip
+        if "latent" in small:
+            dims |= {"fc1_latent_proj.weight": (x, d), "fc2_latent_proj.weight": (d, x)}
+        for now, before in enumerate(e):
+            each = {"up_proj.weight": (f, x), "down_proj.weight": (x, f)}
+            dims |= {f"experts.{now}.{name}": value for name, value in each.items()}
+            moved |= {f"experts.{now}.{name}": f"experts.{before}.{name}" for name in each}
+    mixer = {f"mixer.{name}": (f"mixer.{moved.get(name, name)}", value) for name, value in dims.items()}
+    return mixer | {"norm.weight": ("norm.weight", (d,))}
 
 
 # ------------------------------------------------------------------ words

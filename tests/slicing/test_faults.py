@@ -67,13 +67,6 @@ def check(reports: list[dict], *expected: tuple[int, str, list[str]]) -> None:
         assert error in got["error"] and len(got["error"].splitlines()) == (code != 0), got
 
 
-def test_a_full_disk(family, tmp_path):
-    output = scenario("full", family, tmp_path / "disk")
-    line = "error: no space left on the disk: "
-    check(output, (2, line, []), (0, "", ["cut"]), (0, "", ["cut"]))
-    assert " bytes are needed and " in output[0]["error"] and output[0]["error"].endswith(" free\n")
-
-
 def test_a_disk_that_fills_up_on_the_way(family, tmp_path):
     output = scenario("full_midway", family, tmp_path / "disk")
     line = f"error: {tmp_path / 'disk' / 'cut'}: no space left on the disk; nothing was changed there"
@@ -92,9 +85,3 @@ def test_a_target_that_is_read_only(family, tmp_path):
         (0, "", ["cut"]),
         (0, "", ["cut"]),
     )
-
-
-def test_a_volume_where_the_output_should_be(family, tmp_path):
-    output = scenario("mount_point", family, tmp_path / "disk")
-    line = "is a mount point, which cannot be replaced; name a folder inside it"
-    check(output, (2, "already exists", []), (2, line, []), (0, "", ["cut"]))
