@@ -152,11 +152,11 @@ def is_ctrl_c(exc: BaseException) -> bool:
 
 @contextmanager
 def exit_in_one_line() -> Iterator[None]:
-    """For scripts: what ends a command in one line ends them so too.
+    """For scripts: end as `nemo-elastic` does, with one line on stderr in place of a traceback.
 
     Raises:
-        SystemExit: 2 where an `ElasticError` came out of the block, or an error of the operating system that is no
-            bug; 130 after Ctrl-C.
+        SystemExit: 2 after an `ElasticError`, or an `OSError` that is about files or the machine; 130 after Ctrl-C.
+            Other exceptions pass.
     """
     try:
         yield

@@ -97,7 +97,11 @@ def command(
 def _init(
     parent: Path, config: Path, out: Path, data: Path | None, length: int, device: str, force: bool, json: bool
 ) -> None:
-    """Make a family of a parent, ranked on the data where there is some."""
+    """Write the family `out` without training.
+
+    With `data`, in sequences of `length` tokens, the parent is ranked unless the block names a ranking, and shapes are
+    searched where the block asks for it.
+    """
     block = ElasticConfig.load(config)
     if data is None:
         with writing(f"writing {out}", quiet=json) as progress:
@@ -157,7 +161,9 @@ def _join(parent: Path, places: Mapping[str, str], check: bool, force: bool, jso
         for name, one in joined.checks.items():
             typer.echo(f"{name}: {'ok' if one.ok else 'FAILED'}, {one.figure}")
         for name in joined.unsure:
-            typer.echo(f"{name}: keeps the front of each width, and of each group's Mamba heads; not compared, it has no weights")
+            typer.echo(
+                f"{name}: keeps the front of each width, and of each group's Mamba heads; not compared, it has no weights"
+            )
     if not joined.ok:
         if json:
             options.print_json({"ok": False, "checks": checks})

@@ -26,7 +26,7 @@ from nemo_elastic.io.outputs import check_file
 from nemo_elastic.io.values import three_digits
 from nemo_elastic.profile.measure import Stop, empty_table, measure, resume, save, widths_of
 from nemo_elastic.profile.roofline import on_paper
-from nemo_elastic.slicing.card import dtype_of
+from nemo_elastic.slicing.card import config_dtype
 
 if TYPE_CHECKING:
     from nemo_elastic.profile.engines import Engine
@@ -76,7 +76,7 @@ def command(
     parent, axes = _axes(shapes, config)
     goes_on = gpu is None and out.is_file()  # where it is not finished, see `measure.resume`
     check_file(out, force or goes_on, source, config)
-    work = Workload(batch, prompt, answer, dtype_of(shapes.config))
+    work = Workload(batch, prompt, answer, config_dtype(shapes.config))
     measured = widths_of(parent, axes, WIDTHS)
     if gpu is not None:
         table = on_paper(parent, measured, work, gpu.value)

@@ -330,7 +330,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _read_file(path: str | Path) -> Any:
-    """What a YAML file holds of a block."""
+    """The elastic block of a YAML file, unchecked: its key `elastic`, or the whole file without that key."""
     try:
         data = read_yaml(path)
     except FileNotFoundError:

@@ -225,7 +225,7 @@ class DataFolder(_Described):
         return self.path / self.available(split)
 
     def available(self, split: str) -> str:
-        """The split that is read for a name: `train` for `train_long` in a folder without it."""
+        """Name of the split whose files are read: `train` for `train_long` in a folder without it."""
         if split not in SPLITS:
             raise bad("split", split, f"use one of {', '.join(SPLITS)}")
         return split if split in self.splits else "train"
@@ -276,7 +276,7 @@ def digest_of_splits(splits: Mapping[str, SplitInfo]) -> str:
 
 
 def problem_lines(problems: Sequence[Problem]) -> str:
-    """The content of `val_problems.jsonl`; prompt and length class are for readers without this package."""
+    """JSON lines of `val_problems.jsonl`. `prompt` and `length` (short or long) are derived, for other readers."""
     rows = ({**asdict(p), "prompt": p.prompt, "length": p.length} for p in problems)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

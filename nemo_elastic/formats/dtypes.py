@@ -64,7 +64,7 @@ def word(dtype: str) -> np.dtype:
 
 
 def parse_dtype(name: str | None, field: str = "dtype") -> str | None:
-    """A user's name of a dtype as a safetensors header has it; None leaves weights as they are."""
+    """The name in a safetensors header of a dtype option: bf16 -> BF16. None, no cast, stays None."""
     if name is not None and name not in DTYPES:
         raise bad(field, name, f"one of {', '.join(DTYPES)}")
     return None if name is None else DTYPES[name]

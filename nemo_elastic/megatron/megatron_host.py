@@ -190,9 +190,12 @@ def trained(chunks: Sequence[Any]) -> Iterable[tuple[str, Any]]:
 
 
 def check_pipeline(ranks: int, where: str = "") -> None:
-    """Raise for several pipeline ranks: none has all layers. `where` is a prefix of the setting's name."""
+    """Raise for pipeline ranks above 1: ranking and search need all layers on one rank.
+
+    `where` is the prefix of the setting in the error.
+    """
     if ranks > 1:
-        allowed = "1 for ranking and search; start runs on several pipeline ranks from a checkpoint with members"
+        allowed = "1 for ranking and search; to train in pipeline stages, start from a ranked checkpoint (rank_only)"
         raise bad(f"{where}pipeline_model_parallel_size", ranks, allowed)
 
 

@@ -293,26 +293,27 @@ def _gated(x: torch.Tensor, gates: LayerGates | None, axis: str) -> torch.Tensor
 
 
 class _ExpertProbe:
-    """What a probe is shown of experts (`nn.gates.Probe`): all of them, whole, and this rank's own tokens.
+    """Gives a probe (`nn.gates.Probe`) all experts, whole, for the tokens of this rank.
 
-    Here are some experts, of each this rank's neurons, and the tokens of all ranks that share them: what is seen of a
-    token goes back to where it came from. Tokens of an expert come in the order of the ranks, those of expert tensor
-    parallelism outside, as the dispatcher has them; all these ranks run the layer, and are shown it, together.
+    A rank has some experts, and of each some neurons, but the tokens of all ranks that share them: what is recorded of
+    a token returns to the token's rank. Tokens of an expert come in the order of the ranks, expert-TP ranks outermost,
+    as the dispatcher sends them. All these ranks run the layer together.
 
-    In shapes: r ranks that share the experts, q ranks that share each, c experts on a rank, f neurons of each on it.
+    In shapes: r: EP ranks, q: expert-TP ranks, c: experts on this rank, f: neurons of each on this rank; t, b: tokens
+    and sequences, those of all r x q ranks in `experts_tc`, `ffn_bcf`, `weights_tc` and `sent_tc`.
     """
 
     def __init__(
         self, x_sbd: torch.Tensor, chosen_te: torch.Tensor, experts: ElasticExperts, run: ForwardChoice
     ) -> None:
         self.length, self.batch = x_sbd.shape[:2]
-        self.chosen_te, self.group, self.inner = chosen_te.float(), experts.ep_group, experts.tp_group
+        self.chosen_te, self.ep_group, self.tp_group = chosen_te.float(), experts.ep_group, experts.tp_group
         count, ffn = len(experts.local_experts), experts.local_experts[0].linear_fc1.weight.shape[0]
         weights_bs = getattr(run.probe, "weights_bl", None)
         # 1 more than its weight, or 0 of a token that is not sent
         sent_te = self.chosen_te * (2.0 if weights_bs is None else 1 + weights_bs.t().reshape(-1, 1))
-        sent_rtc = _swap(sent_te.unflatten(1, (-1, count)).transpose(0, 1), self.group)
-        sent_rtc = gather(sent_rtc, self.inner) if self.inner.size() > 1 else sent_rtc
+        sent_rtc = _all_to_all(sent_te.unflatten(1, (-1, count)).transpose(0, 1), self.ep_group)
+        sent_rtc = gather(sent_rtc, self.tp_group) if self.tp_group.size() > 1 else sent_rtc
         self.weights_tc = sent_rtc.flatten(0, 1) - 1
         self.sent_tc = self.weights_tc >= 0
         made = partial(torch.zeros, dtype=torch.float32, device=x_sbd.device)
@@ -322,27 +323,33 @@ class _ExpertProbe:
     def __call__(self, expert: int, h_nf: torch.Tensor, y_ni: torch.Tensor) -> None:
         """One of this rank's experts."""
         at_n, y_ni = self.sent_tc[:, expert].nonzero()[:, 0], y_ni.detach().float()
-        if self.inner.size() > 1:  # each has its own neurons' part of the sum
-            y_ni = all_reduce(y_ni.clone(), self.inner)
+        if self.tp_group.size() > 1:  # each has its own neurons' part of the sum
+            y_ni = all_reduce(y_ni.clone(), self.tp_group)
         self.experts_tc[at_n, expert] = y_ni.norm(dim=1)
         sequence_n = at_n // (self.length * self.batch) * self.batch + at_n % self.batch
         h_nf = h_nf.detach().abs().float() * self.weights_tc[at_n, expert, None] / self.length
         self.ffn_bcf[:, expert].index_add_(0, sequence_n, h_nf)
 
     def show(self, run: ForwardChoice, index: int) -> None:
-        ranks = self.inner.size(), self.group.size()
-        own_rtc = self.experts_tc.unflatten(0, (*ranks, -1))[self.inner.rank()]
-        experts_te = _swap(own_rtc, self.group).transpose(0, 1).flatten(1)
-        own_qrbcf = _swap(self.ffn_bcf.unflatten(0, (*ranks, -1)), self.inner)
-        own_rbcf = own_qrbcf.movedim(0, -2).flatten(-2)
-        ffn_bef = _swap(own_rbcf, self.group).transpose(0, 1).flatten(1, 2)
+        """Return what was recorded to each token's rank, and give it to the probe for layer `index`.
+
+        experts [s, b, E]: weight times norm of the output, 0 where not routed; routed [s, b, E]: 1 where routed;
+        expert_ffn [1, b, E, F]: mean magnitude over a sequence.
+        """
+        ranks = self.tp_group.size(), self.ep_group.size()
+        # rows are (expert-TP rank, EP rank, token): those of the tokens of this expert-TP rank
+        norms_rtc = self.experts_tc.unflatten(0, (*ranks, -1))[self.tp_group.rank()]
+        experts_te = _all_to_all(norms_rtc, self.ep_group).transpose(0, 1).flatten(1)
+        ffn_qrbcf = _all_to_all(self.ffn_bcf.unflatten(0, (*ranks, -1)), self.tp_group)
+        ffn_rbcF = ffn_qrbcf.movedim(0, -2).flatten(-2)  # the neurons of all expert-TP ranks: f becomes F
+        ffn_bef = _all_to_all(ffn_rbcF, self.ep_group).transpose(0, 1).flatten(1, 2)
         run.watch("experts", index, experts_te.unflatten(0, (self.length, self.batch)))
         run.watch("routed", index, self.chosen_te.unflatten(0, (self.length, self.batch)))
         run.watch("expert_ffn", index, ffn_bef[None])
 
 
-def _swap(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """Of a row for each rank of a group: the rows that the ranks have for this one, in their order."""
+def _all_to_all(x: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """All-to-all over dim 0: row i goes to rank i of the group; returns one row from each rank, in their order."""
     if group.size() == 1:
         return x
     x = x.contiguous()

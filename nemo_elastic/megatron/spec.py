@@ -45,8 +45,9 @@ class ElasticMambaStack(Stack):
     elastic: ElasticState | None = None
 
     def __init__(self, config: Any, submodules: Any, post_layer_norm: bool = True, **kwargs: Any) -> None:
-        if config.hidden_dropout or config.attention_dropout:
-            raise bad("hidden_dropout", config.hidden_dropout or config.attention_dropout, "0.0: Nemotron-H has none")
+        for name in ("hidden_dropout", "attention_dropout"):
+            if getattr(config, name):
+                raise bad(name, getattr(config, name), "0.0: Nemotron-H has no dropout")
         # the base class can only build TransformerEngine's final norm
         super().__init__(config, submodules, post_layer_norm=False, **kwargs)
         self.post_layer_norm = post_layer_norm

@@ -135,7 +135,7 @@ class Model(Protocol):
     """A model in an engine, ready to answer."""
 
     def seconds(self, prompt: int, new: int) -> float:
-        """Seconds for a batch of prompts with a number of tokens and new tokens each."""
+        """Wall-clock seconds to generate `new` tokens for each prompt of a batch; each prompt has `prompt` tokens."""
         ...
 
     def close(self) -> None: ...

@@ -85,7 +85,7 @@ class Depth:
         """Sum of the squares of the whole model's logits; `ElasticError` where it is not finite, or zero."""
         if self._squares is None:
             each = (self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces)))
-            self._squares = _finite(sum(float(s) for (s,) in each))
+            self._squares = _checked_squares(sum(float(s) for (s,) in each))
         return self._squares
 
     @torch.no_grad()
@@ -162,7 +162,7 @@ class Depth:
             device = self.pieces[0].ids_bl.device
             values = self.reduce(torch.tensor(values, dtype=torch.float64, device=device)).tolist()
         if not np.isfinite(values).all():
-            _finite(float("nan"))
+            _checked_squares(float("nan"))  # raises
         return values
 
 
@@ -204,7 +204,8 @@ def by_score(scores: np.ndarray) -> Order:
     return tuple(int(j) for j in order), tuple(float(scores[j]) for j in order)
 
 
-def _finite(squares: float) -> float:
+def _checked_squares(squares: float) -> float:
+    """The parent's sum of squared logits, by which scores are divided: finite and above 0."""
     if not np.isfinite(squares) or not squares > 0:
         raise ElasticError(f"ranking: logits are not finite or all zero (squares: {squares}); is the parent whole?")
     return squares

@@ -297,6 +297,11 @@ class Statistics:
         return out
 
     def _aggregate(self, name: str) -> np.ndarray:
+        """Scores of one probe site, `site.layer`, in float64 and in the shape of its sums.
+
+        With a count of uses (experts): the mean, or root mean square, over the tokens routed to each. Else for l2_mean
+        sqrt(sum over samples of the squared mean over tokens), and the mean over samples for the others.
+        """
         total, samples = self.sums[name].cpu().numpy(), self.samples[name]
         if not samples:
             raise ElasticError(

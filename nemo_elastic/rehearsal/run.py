@@ -151,7 +151,7 @@ def rehearsal_of(
 
 def rehearsal_jobs(family: PlannedFamily, scaled: CurriculumRun, short: Short) -> tuple[dict[str, Job], Settings]:
     """All jobs of a rehearsal's run, and their settings."""
-    settings: dict[str, Any] = {"slice": family.slicing(scaled)}
+    settings: dict[str, Any] = {"slice": family.slice_arguments(scaled)}
     parent, built, jobs = parent_run(scaled, short), family.build_all(scaled), dict[str, Job]()
 
     def add(name: str, job: str, made: Any, its: CurriculumRun, watch: tuple[str, int | None] | None = None) -> None:
@@ -171,7 +171,7 @@ def settings_of(family: PlannedFamily, run: CurriculumRun) -> Settings:
     """Job -> its settings, for all jobs of a run, and `slice` -> the settings of slicing."""
     with contextlib.redirect_stdout(io.StringIO()):  # `apply_elastic` prints its changes
         built = family.build_all(run)
-    return {name: family.settings(job) for name, job in built.items()} | {"slice": family.slicing(run)}
+    return {name: family.settings(job) for name, job in built.items()} | {"slice": family.slice_arguments(run)}
 
 
 def left_by(family: PlannedFamily, of: CurriculumRun) -> dict[str, str]:

@@ -249,14 +249,14 @@ class Space:
         return True
 
     def price(self, budget: Budget) -> Price:
-        """The exact cost of members and codes under a budget (cached)."""
+        """The function member -> exact cost under a budget (cached)."""
         key = repr(budget)
         if key not in self._prices:
             self._prices[key] = Price(self, budget)
         return self._prices[key]
 
     def check_budgets(self, budgets: Sequence[Budget]) -> None:
-        """Raise `ElasticError` for the first budget that no member meets, with the nearest cost that one does."""
+        """Raise `ElasticError` for the first budget that even the smallest member exceeds, with that member's cost."""
         for budget in budgets:
             self.price(budget).check()
 

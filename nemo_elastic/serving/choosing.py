@@ -90,12 +90,12 @@ class Choosing:
 
 
 class SignalReader:
-    """Computes the signals of prompts whose last tokens were read in a step of vLLM's worker."""
+    """Computes, on vLLM's worker, the signals of prompts whose last `TAIL` tokens were read."""
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
-        self._signals: dict[str, list[float]] = {}
-        self.tails: dict[str, torch.Tensor] = {}  # hidden states of tails from earlier steps, [t, d]
+        self._signals: dict[str, list[float]] = {}  # request id -> signals of a prompt that ended in this step
+        self.tails: dict[str, torch.Tensor] = {}  # request id -> hidden states [t, d] of the tail read so far
 
     @torch.inference_mode()
     def after_step(self, scheduler_output: Any) -> None:

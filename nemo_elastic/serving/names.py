@@ -147,7 +147,13 @@ class Names:
 
 
 def family_names(folder: str | Path, cost: float | None = None, more: Sequence[str] = ()) -> Names | None:
-    """The names of a family folder, `more` of its largest member among them; None for a folder that is no family."""
+    """Model names under which a family folder is served; None for a folder without `elastic.json`.
+
+    Args:
+        folder: of the family.
+        cost: setting of the model `auto`, from 0 (smallest member) to 1 (largest); `COST` if not given.
+        more: further names of the largest member.
+    """
     if not (Path(folder) / FILE).is_file():
         return None
     load_plugins()

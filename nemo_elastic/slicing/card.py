@@ -29,8 +29,8 @@ from nemo_elastic.io.values import human_bytes, three_digits
 from .lineage import Lineage
 
 __all__ = [
-    "axis_title", "dtype_of", "family_card", "human", "human_bytes", "member_card", "needs_eager_experts", "served_as",
-    "serving_spec", "width",
+    "axis_title", "config_dtype", "family_card", "human", "human_bytes", "member_card", "needs_eager_experts",
+    "served_as", "serving_spec", "width",
 ]  # fmt: skip
 
 _TITLES = {HIDDEN: "hidden size", DEPTH: "layers"}
@@ -203,11 +203,11 @@ def served_as(
     are stored gives `quantization`.
     """
     named = precision_of(config) if quantization is None else quantization.scheme.precision
-    return serving_spec(named or dtype_of(config), batch=batch, length=length)
+    return serving_spec(named or config_dtype(config), batch=batch, length=length)
 
 
-def dtype_of(config: Mapping[str, Any]) -> str:
-    """The dtype that a `config.json` names, by the name that options have for it: bf16 where it names none of ours."""
+def config_dtype(config: Mapping[str, Any]) -> str:
+    """Dtype of the weights by `config.json`: fp32, fp16, or bf16 for any other value."""
     named = str(config.get("torch_dtype", config.get("dtype")))
     return {"float32": "fp32", "float16": "fp16"}.get(named, "bf16")
 
@@ -244,12 +244,12 @@ def _usage(model: Checkpoint, family: bool = False) -> str:
     return "\n\n".join((*parts, "The pages of nemo-elastic say which software was tried with which shapes."))
 
 
-def needs_eager_experts(member: Subnet, multiple: int = 8) -> bool:
-    """Whether transformers needs `experts_implementation="eager"`: its grouped products want rows of whole 16 bytes,
-    which are `multiple` elements: 8 in bfloat16, 4 in float32.
+def needs_eager_experts(member: Subnet) -> bool:
+    """Whether transformers needs `experts_implementation="eager"`: its grouped GEMM wants rows of a multiple of 16
+    bytes, 8 elements in bfloat16.
     """
-    read = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
-    return any(width % multiple for width in (*read, *member.widths(EXPERT_FFN)))
+    inputs = member.widths(LATENT) or ((member.hidden,) if member.widths(EXPERTS) else ())
+    return any(width % 8 for width in (*inputs, *member.widths(EXPERT_FFN)))
 
 
 def _provenance(ranking: str | None, provenance: Any) -> str:

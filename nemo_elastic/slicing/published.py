@@ -3,8 +3,8 @@
 """From a parent and smaller models that others cut from it to members of one family.
 
 Weights of such a parent are sorted: a member is the front of each width, or of each of equal parts of it, such as the
-shards of tensor-parallel ranks. A child's config gives its widths, but neither which layers were kept nor the number of
-parts: both are found by comparing weights.
+shards of tensor-parallel ranks. A child's config gives its widths, but neither the layers that were kept nor the
+number of parts: both are found by comparing weights.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from nemo_elastic.core import layout
@@ -96,7 +96,7 @@ def _with_axes(parent: Parent, children: Mapping[str, Child]) -> Parent:
 
 
 def _parts(parent: Parent, children: Mapping[str, Child]) -> Iterator[dict[str, int]]:
-    """Sizes of a parent that say in how many parts its widths were cut, one guess after another, the simplest first."""
+    """Guesses in how many parts the widths were cut, as sizes of the parent; the simplest first."""
     shapes = [child for child in children.values() if isinstance(child, Shapes)]
     sizes = {axis: size for axis, size in striped_axes().items() if parent.has(size)} | {MAMBA_HEADS: SHARDS}
     guesses = []

@@ -244,7 +244,10 @@ def join_family(
     check: bool = False,
     force: bool = False,
 ) -> Joined:
-    """Make a family of a parent with sorted weights and its published members: write `elastic.json` into its folder.
+    """Write `elastic.json` into a parent's folder, with the smaller models that others cut from it as members.
+
+    The parent's weights are sorted already: a member is the front of each width, or of each of equal parts of it.
+    Weights are not copied.
 
     Args:
         parent_folder: A plain Nemotron-H in Hugging Face's format. A member is the front of each of its widths.
@@ -256,7 +259,8 @@ def join_family(
         The family, and what was compared.
 
     Raises:
-        ElasticError: No plain model, members that are not nested, see `published.find_members`.
+        ElasticError: Another folder than a plain Nemotron-H, an earlier family without `force`, or a member that is no
+            cut of the parent, see `published.find_members`.
     """
     source = open_source(parent_folder)
     plain, subnet = from_hf_config(source.config, str(source.folder / CONFIG))

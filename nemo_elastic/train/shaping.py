@@ -113,7 +113,10 @@ def _measured(family: FamilyTraining, host: Host) -> Ranking:
 
 
 def find_shapes(family: FamilyTraining, host: Host, space: Space, out: Path) -> list[Subnet]:
-    """First shapes of every budget: given by file, searched, or the most even cuts."""
+    """Shapes that the run starts with, one for each budget, in order: from a file, a search or even cuts.
+
+    They are written to `out/shapes.json`. With `shapes: router` the router changes them later.
+    """
     config = family.config
     report: dict[str, Any] = {"source": EVEN}
     if config.shapes_file is not None:

@@ -194,7 +194,7 @@ def test_a_third_stage_learns_in_low_precision(name: str) -> None:
     assert large.recipe_of(jobs["stage3"]).get("steps") == 179
     assert last.starts_from == large.checkpoint_of("stage2", run)
     assert {seen(jobs[f"stage{i}"]).rates.total_steps for i in (1, 2, 3)} == {steps}
-    assert large.slicing(run)["checkpoint"] == large.checkpoint_of("stage3", run)
+    assert large.slice_arguments(run)["checkpoint"] == large.checkpoint_of("stage3", run)
 
 
 def test_other_machines_get_another_layout() -> None:

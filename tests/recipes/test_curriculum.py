@@ -25,9 +25,9 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_the_family_names_the_ranking_that_it_was_sorted_by() -> None:
     own = CurriculumRun("/parent", [], "/runs/12b", ElasticConfig.load(CONF / "elastic_12b.yaml"))
     recipe = families.family("nemotron_elastic_12b")
-    assert recipe.slicing(own)["ranking"] == "/runs/12b/rank/elastic/ranking"
+    assert recipe.slice_arguments(own)["ranking"] == "/runs/12b/rank/elastic/ranking"
     given = replace(own, block=replace(own.block, ranking="/rankings/12b"))
-    assert recipe.slicing(given)["ranking"] == "/rankings/12b"
+    assert recipe.slice_arguments(given)["ranking"] == "/rankings/12b"
 
 
 def test_a_failed_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,9 +135,10 @@ def _mapping(owner: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def read_io_json(file: Path, path: str) -> dict[str, Any]:
-    """Read a config of an `io.json`, such as `model.config`; fields that were not given have their class's defaults.
+    """Settings of the config at `<root>.path` of an `io.json`, such as `model.config`; nested configs are dicts.
 
-    Nested configs are mappings, too; other objects are None.
+    A missing field has its class's default where the class is in `_MODULES` and the default is a plain value. Other
+    objects are None.
     """
     data = read_json(file)
     try:

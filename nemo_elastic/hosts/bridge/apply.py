@@ -119,12 +119,12 @@ def apply_elastic(
         recipe: a `ConfigContainer` with a `HybridModelProvider`.
         elastic: the elastic block, or a YAML file with one.
         teacher, stage, previous, total_steps, out, mock_data: see `StageOptions`.
-        ranked: stage 1: what a ranking left (`rank_only`): sorted weights and members.
+        ranked: stage 1: the checkpoint that a run with `rank_only` left.
         rank_only: rank, sort and search, write that down as a checkpoint, and train nothing.
-        verbose: print every setting that has another value afterwards, and warn of what makes no sense.
+        verbose: print every setting that changes, and warnings.
 
     Returns:
-        What `pretrain` takes.
+        A run: call its `pretrain()`.
 
     Raises:
         ElasticError: the recipe trains something else than a Nemotron-H, a stage lacks what it starts from, or
@@ -145,10 +145,12 @@ def apply_elastic(
     _checkpoints(fields)
     overrides = ElasticOverrides(recipe.optimizer_config_override_provider, elastic=block.to_dict())
     fields.put("optimizer_config_override_provider", overrides)
-    members = (recipe.validation.eval_iters or 0) * len(block.budgets)
-    fields.put("validation.eval_iters", members, "every member is validated")
     if rank_only:
-        recipe.checkpoint.save_optim, recipe.validation.eval_iters = False, 0
+        recipe.checkpoint.save_optim = False
+        fields.put("validation.eval_iters", 0, "a ranking validates nothing")
+    else:
+        members = (recipe.validation.eval_iters or 0) * len(block.budgets)
+        fields.put("validation.eval_iters", members, "every member is validated")
     run = _run(fields, block, options, rates, rank_only)
     run.changes = fields.changes.text(recipe)
     if verbose and get_rank_safe() == 0:

@@ -202,7 +202,7 @@ def run_job(
     curriculum = CurriculumRun.from_dict(run)
     recipe = family_of(family, curriculum)
     if job == "slice":
-        slice_family(**recipe.slicing(curriculum))
+        slice_family(**recipe.slice_arguments(curriculum))
     elif job == "parent":
         config = recipe.parent_recipe(curriculum)
         with bridge_on_this_machine(config):

@@ -138,7 +138,7 @@ def check_start(
     Raises:
         ElasticError: it is damaged, may run something, belongs to another family, or its stage has not ended.
     """
-    resumed, passed = on_first(lambda: _to_resume(checkpoint))
+    resumed, passed = on_first(lambda: _resume_from(checkpoint))
     report(passed, first)
     if resumed is not None:
         checkpoint.ckpt_step = step_of(resumed)  # Bridge would start from what its trackers name
@@ -157,10 +157,11 @@ def check_start(
     return start, BRIDGE.done_steps(start, stage, resumed=resumed is not None)
 
 
-def _to_resume(checkpoint: Any) -> tuple[Path | None, list[str]]:
-    """Of the run's own checkpoints the newest whole one, or the one that the recipe names, and what is passed over.
+def _resume_from(checkpoint: Any) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, None to start afresh, and a line for each checkpoint that is passed over.
 
-    That is set aside where Bridge is about to load; in another run's folder nothing is renamed.
+    It is the one of `checkpoint.ckpt_step`, else the newest whole one. In a folder to which the run also saves,
+    damaged checkpoints are renamed and the tracker is corrected; the folder of another run stays as it is.
     """
     if checkpoint.load is None:
         return None, []

@@ -225,4 +225,4 @@ def train_tiny(
     run = CurriculumRun(str(parent.checkpoint.save), [data], dir, family.config, curriculum=plan)
     for job in run.jobs[:-1]:
         family.build(job, run).pretrain()
-    slice_family(**family.slicing(run))
+    slice_family(**family.slice_arguments(run))

@@ -187,10 +187,10 @@ class PlannedFamily(ABC):
         """What the one process of a run's last job calls."""
         import nemo_run
 
-        return nemo_run.Partial(slice_family, **self.slicing(run))
+        return nemo_run.Partial(slice_family, **self.slice_arguments(run))
 
-    def slicing(self, run: CurriculumRun) -> dict[str, Any]:
-        """Arguments of `slice_family`, which cuts every member out of the last stage's end: one process, no GPU."""
+    def slice_arguments(self, run: CurriculumRun) -> dict[str, Any]:
+        """Arguments of `slice_family`: the last stage's checkpoint, the run's folder, and the ranking."""
         ranking = run.block.ranking or os.path.join(run.folder("rank"), "elastic", "ranking")
         return {"checkpoint": self.checkpoint_of(f"stage{run.last}", run), "out": run.dir, "ranking": ranking}
 
@@ -258,16 +258,17 @@ class PlannedFamily(ABC):
 
         Args:
             parent: checkpoint of the parent: the teacher.
-            data, long_data: see `token_files.splits_of`, or `chat_data.chat_folder`; those of the stages after
-                the first, if other.
+            data: of the ranking and stage 1: token files (`token_files.splits_of`), or of a family with `chat` a
+                folder of conversations.
+            long_data: of the later stages; `data` if not given.
             dir: folder for everything, an absolute path that all nodes see.
-            num_nodes, num_gpus_per_node, gpu: machines of the stages, by which (h100, h200) the layouts are planned;
-                the ranking takes one node.
+            num_nodes, num_gpus_per_node, gpu: machines of a stage; `gpu` is h100 or h200, for the planner. The ranking
+                takes one node.
             curriculum: lengths, batches, steps and rates of the stages.
-            tokenizer: of the parent, a folder or hub name; by default that of the conversations, or in the recipe.
-            layouts: of the stages; the planner's by default.
-            quantize: adds a stage 3 in which members learn on weights of this precision (`distill.quantize`): nvfp4 or
-                fp8. One that the block names without it is that of stage 2.
+            tokenizer: folder or hub name; by default that of the folder of conversations, or of the host's recipe.
+            layouts: one for each stage; the planner's if empty.
+            quantize: nvfp4 or fp8: adds a stage 3 in this precision. Without it the block's `distill.quantize` applies
+                to the last stage.
             block: the elastic block in place of the recipe's, or its YAML file.
         """
         if self.chat and tokenizer is None:
