@@ -161,9 +161,8 @@ def _join(parent: Path, places: Mapping[str, str], check: bool, force: bool, jso
         for name, one in joined.checks.items():
             typer.echo(f"{name}: {'ok' if one.ok else 'FAILED'}, {one.figure}")
         for name in joined.unsure:
-            typer.echo(
-                f"{name}: keeps the front of each width, and of each group's Mamba heads; not compared, it has no weights"
-            )
+            front = "keeps the front of each width, and of each group's Mamba heads"
+            typer.echo(f"{name}: {front}; not compared, it has no weights")
     if not joined.ok:
         if json:
             options.print_json({"ok": False, "checks": checks})

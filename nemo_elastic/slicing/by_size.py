@@ -104,8 +104,8 @@ def family_of(source: Shapes) -> Family:
     family = source.origin.family
     if family is None:
         raise ElasticError(
-            f"{source.folder}: is one model, not a family; nemo-elastic init --data makes a family of it, init --member "
-            f"one of it and its published children; or {OWN_SHAPE}"
+            f"{source.folder}: is one model, not a family; nemo-elastic init --data makes a family of it, init "
+            f"--member one of it and its published children; or {OWN_SHAPE}"
         )
     return family
 
