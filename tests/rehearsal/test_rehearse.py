@@ -185,6 +185,7 @@ def test_a_start_from_elsewhere_is_seen(copy: tuple[Path, Any]) -> None:
     ("losses", "ok"),
     [
         (((0, 0.0022), (0.0042, 0.0104), (0.1038, 0.0464)), True),  # all share what the whole model went away
+        (((0.0006, 0.0019), (0.0015, 0.002)), True),  # all started next to their teacher
         (((0, 0.02), (0.0011, 0.02), (0.0153, 0.03)), False),
         (((0, 0.02), (0.0011, 0.0011), (0.0153, 0.01)), False),  # the whole model went too far
         (((0, 0.0), (0.01, 0.01)), False),  # nothing was learned
