@@ -90,6 +90,6 @@ def test_no_room_is_reported_before_weights_are_written(tmp_path, monkeypatch):
     big = {"a": Tensor.of(np.zeros(5000, np.uint8))}
     with pytest.raises(ElasticError, match=r"no space left on the disk: 5,000 bytes are needed and 4,096 free"):
         write_weights({tmp_path: big})
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 500  # headers, in a folder that its caller removes
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 500  # headers; the caller removes its folder
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
     write_weights({tmp_path: big})
