@@ -33,7 +33,7 @@ from tests.hosts.nemo.checkpoints import store
 from tests.hosts.nemo.cutting import random_tensors
 from tests.parallel.bridge import EXPERT_BLOCK, EXPERTS, SIZES
 from tests.parallel.runs import BLOCK, VOCAB, write_data
-from tests.workers import ROOT, work
+from tests.workers import ROOT, free_port, work
 
 BLOCK_12B = replace(ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml"), distill=DistillConfig(teacher="none"))
 BLOCK = BLOCK | {"distill": {"teacher": "none"}, "shapes": "search"}
@@ -290,7 +290,8 @@ def test_the_script_and_the_command_of_the_page_are_accepted(
 
 
 @pytest.mark.slow
-def test_the_command_trains(tmp_path: Path) -> None:
+def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))  # Bridge takes 29500 for one process, as other tests may now
     write_data(tmp_path)
     block = {
         "budgets": [{"name": "full"}, {"name": "small", "ratio": 0.8}], "axes": {"hidden": [128, 96]},
