@@ -19,7 +19,7 @@ from nemo_elastic.extras import require
 from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.io.outputs import check_file, check_output
 from nemo_elastic.slicing.family_folder import FAMILY, write_family
-from nemo_elastic.slicing.slicer import GGUF, MEMBER, slice_checkpoint
+from nemo_elastic.slicing.slicer import GGUF, HF, MEMBER, slice_checkpoint
 
 _SOURCE = "A checkpoint of NeMo or Megatron-Bridge, the folder of a training, or any Nemotron-H folder."
 _FORMAT = (
@@ -31,7 +31,7 @@ def command(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(help=_SOURCE)],
     out: Annotated[Path, options.out("The folder to write, or the file of --format gguf.")],
-    format: Annotated[options.Format, typer.Option("--format", help=_FORMAT)],
+    format: Annotated[str, typer.Option("--format", metavar=options.FORMATS, help=_FORMAT)],
     pre: Annotated[str | None, options.PRE] = None,
     force: Annotated[bool, options.force()] = False,
     json: Annotated[bool, options.as_json("the result")] = False,
@@ -53,27 +53,25 @@ def command(
     if (source / "checkpoints").is_dir():
         source = _newest(source)
     opened = open_source(source)
-    if format == "hf" and (opened.folder / "config.json").is_file():
+    if format == HF and (opened.folder / "config.json").is_file():
         raise ElasticError(f"{source}: is in Hugging Face's format already; `nemo-elastic slice` cuts members out")
-    kind = CHECKPOINT if format != "hf" else MEMBER if opened.family is None else FAMILY
+    kind = CHECKPOINT if format != HF else MEMBER if opened.family is None else FAMILY
     if format == GGUF:
         check_file(out, force, source)
     else:
         check_output(out, force, source, kind=kind)
-    members = opened.members if format == "hf" else {"model": opened.subnet}
+    members = opened.members if format == HF else {"model": opened.subnet}
     with writing(f"writing {out}", quiet=json) as progress:
-        if format == "hf" and opened.family is not None:
+        if format == HF and opened.family is not None:
             write_family(
                 out, opened.parent, opened.tensors, opened.family, opened.companions, base=opened.config,
                 force=force, progress=progress,
             )  # fmt: skip
         else:
-            slice_checkpoint(
-                opened, out, subnet=opened.subnet, format=format.value, pre=pre, force=force, progress=progress
-            )
+            slice_checkpoint(opened, out, subnet=opened.subnet, format=format, pre=pre, force=force, progress=progress)
     counts = {name: parameters(opened.parent, subnet) for name, subnet in members.items()}
     if json:
-        record = {"out": str(out), "format": format.value, "pattern": opened.subnet.pattern, "members": counts}
+        record = {"out": str(out), "format": format, "pattern": opened.subnet.pattern, "members": counts}
         options.print_json(record)
         return
     for name, count in counts.items():

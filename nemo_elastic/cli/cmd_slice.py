@@ -20,7 +20,7 @@ from nemo_elastic.formats.folders import CHECKPOINT, open_source
 from nemo_elastic.io.outputs import check_file, check_output
 from nemo_elastic.slicing.by_size import Fit, family_of, largest_within, read_limits, read_subnet
 from nemo_elastic.slicing.card import serving_spec
-from nemo_elastic.slicing.slicer import MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
+from nemo_elastic.slicing.slicer import GGUF, HF, MEMBER, MEMBERS, Cut, slice_checkpoint, slice_members
 
 #: types of numbers of weights
 Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "q8_0": "q8_0"}, type=str)
@@ -43,9 +43,9 @@ _SUBNET = typer.Option(
 _OUT = typer.Option("--out", help="The folder to write, or the file of --format gguf. Required without --dryrun.")
 _DRYRUN = typer.Option("--dryrun", help="Print the shape and its memory, and write nothing.")
 _FORMAT = typer.Option(
-    "--format",
+    "--format", metavar=options.FORMATS,
     help="hf for transformers and vLLM, gguf for llama.cpp, nemo for a NeMo checkpoint, megatron for Megatron-Bridge.",
-)
+)  # fmt: skip
 _DTYPE = typer.Option(
     "--dtype",
     help="Type of the stored weights, except biases of experts, which stay in fp32. For --format hf and gguf; q8_0 "
@@ -68,7 +68,7 @@ def command(
     subnet: Annotated[Path | None, _SUBNET] = None,
     batch: Annotated[int, options.BATCH_SERVED] = 1,
     context: Annotated[int, options.CONTEXT_SERVED] = 8192,
-    format: Annotated[options.Format, _FORMAT] = options.Format.hf,
+    format: Annotated[str, _FORMAT] = HF,
     dtype: Annotated[Dtype | None, _DTYPE] = None,
     pre: Annotated[str | None, options.PRE] = None,
     requantize: Annotated[bool, _ANEW] = False,
@@ -92,8 +92,8 @@ def command(
     if out is None and not dryrun:
         raise bad("--out", None, "give the folder to write, or --dryrun")
     opened = open_source(source)
-    kind = MEMBERS if len(names) > 1 else MEMBER if format is options.Format.hf else CHECKPOINT
-    if out is not None and format is options.Format.gguf and len(names) < 2:
+    kind = MEMBERS if len(names) > 1 else MEMBER if format == HF else CHECKPOINT
+    if out is not None and format == GGUF and len(names) < 2:
         check_file(out, force, source, subnet)
     elif out is not None:
         check_output(out, force, source, subnet, kind=kind)
@@ -104,7 +104,7 @@ def command(
     elif not names:
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
-    how: dict[str, Any] = {"format": format.value, "dtype": stored, "pre": pre, "requantize": requantize}
+    how: dict[str, Any] = {"format": format, "dtype": stored, "pre": pre, "requantize": requantize}
     how |= {"force": force}
     written = None if dryrun else out
     with writing(f"writing {out}", quiet=json or dryrun) as progress:

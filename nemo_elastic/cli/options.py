@@ -19,8 +19,8 @@ from nemo_elastic.errors import ElasticError
 BATCH, TOKENS = 10**6, 10**9
 #: kinds of GPUs whose data sheets are known
 Gpu = Enum("Gpu", {"h100": "h100", "h200": "h200"}, type=str)
-#: formats that members and whole models are written in
-Format = Enum("Format", {"hf": "hf", "gguf": "gguf", "nemo": "nemo", "megatron": "megatron"}, type=str)
+#: formats of this package that members and whole models are written in; installed packages add more (`writer`)
+FORMATS = "<hf|gguf|nemo|megatron>"
 
 
 def number(name: str, help: str, low: float = 1, high: float = TOKENS, panel: str | None = None) -> Any:
