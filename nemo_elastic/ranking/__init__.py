@@ -7,6 +7,8 @@ every nested width is a blocked prefix. Imports of this module need no torch.
 """
 
 from .ranking import RANKING, Ranking, RankOptions
-from .sorting import norm_before, number_before, permutation, rotated, sort
+from .sorting import norm_before, number_before, permutation, rescaling, rotated, sort
 
-__all__ = ["RANKING", "RankOptions", "Ranking", "norm_before", "number_before", "permutation", "rotated", "sort"]
+__all__ = [
+    "RANKING", "RankOptions", "Ranking", "norm_before", "number_before", "permutation", "rescaling", "rotated", "sort",
+]  # fmt: skip

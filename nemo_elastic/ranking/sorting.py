@@ -96,32 +96,67 @@ def norm_before(parent: Parent, row: Row) -> Row | None:
     return parent.kind(row.layer).tensors["pre_norm"]
 
 
-def rotated(value: torch.Tensor, row: Row, basis_dd: np.ndarray, norm_d: torch.Tensor | None = None) -> torch.Tensor:
+def rotated(
+    value: torch.Tensor,
+    row: Row,
+    basis_dd: np.ndarray,
+    norm_d: torch.Tensor | None = None,
+    scale_d: torch.Tensor | None = None,
+) -> torch.Tensor:
     """A tensor of a parent whose residual stream is rotated, computed in float64, in the dtype that it has.
 
-    What reads the stream, [n, d], becomes ``W diag(norm) Q``; what writes it, [d, n], ``Qᵀ W``; the embedding ``E Q``;
-    the weights of norms on the stream become ones. Other tensors are unchanged.
+    What reads the stream, [n, d], becomes ``W diag(norm) Q``; what writes it, [d, n], ``Qᵀ diag(scale) W``; the
+    embedding ``E Q``; the weights of norms on the stream become ones. Other tensors are unchanged.
 
     Args:
         value: whole in the dimension of the stream; others may be a rank's shard.
         row: its row of the layout table.
         basis_dd: see `Ranking.basis`.
-        norm_d: weight of `norm_before`.
+        norm_d: weight of `norm_before`; of a tensor that reads two streams, [n, 2d], those of both.
+        scale_d: of the channels that are written; None: ones.
     """
     import torch
 
     if is_stream_norm(row):
         return torch.ones_like(value)
-    reads, writes = row.dims[1:2] == (_STREAM,), row.dims[0] == _STREAM
+    reads, writes = set(*row.dims[1:2]) == set(_STREAM), row.dims[0] == _STREAM
     if not (reads or writes):
         return value
     q_dd = torch.from_numpy(basis_dd).to(value.device, torch.float64)
     if reads:
-        fold_dd = q_dd if norm_d is None else norm_d.to(q_dd)[:, None] * q_dd
-        value = torch.cat([(part.double() @ fold_dd).to(value.dtype) for part in value.split(_PART)])
+        size, dtype = len(q_dd), value.dtype
+        norms = torch.ones_like(value[0]) if norm_d is None else norm_d
+        folds = [norm.to(q_dd)[:, None] * q_dd for norm in norms.split(size)]
+        read = [part.split(size, 1) for part in value.split(_PART)]
+        value = torch.cat(
+            [torch.cat([x.double() @ fold for x, fold in zip(each, folds, strict=True)], 1).to(dtype) for each in read]
+        )
     if writes:
+        q_dd = q_dd if scale_d is None else scale_d.to(q_dd)[:, None] * q_dd
         value = torch.cat([(q_dd.T @ part.double()).to(value.dtype) for part in value.split(_PART, 1)], 1)
     return value
+
+
+def rescaling(final_d: torch.Tensor, shared_d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale [d] of the stream of MTP layers under which their final norm reads the shared head as the trunk's does.
+
+    The head W of a rotated parent has the trunk's norm inside, ``W diag(shared) Q``, but the step's logits are
+    ``W diag(final) n(x)``. With channels ``x diag(scale)``, ``scale = final / shared / c``, they are nearly
+    ``c W diag(shared) n(x diag(scale))``: norms of the rescaled stream differ by a factor for each token, whose mean
+    is near one for this c, the root of the mean square. Weights near zero are taken as a hundredth of their mean.
+
+    Returns:
+        The scale, and c, which is the weight of the step's final norm.
+    """
+
+    def size(weight_d: torch.Tensor) -> torch.Tensor:
+        return weight_d.square().mean().sqrt()
+
+    def away(weight_d: torch.Tensor) -> torch.Tensor:
+        return weight_d.abs().clamp(min=size(weight_d) / 100).copysign(weight_d)
+
+    ratio_d = away(final_d.double()) / away(shared_d.double())
+    return ratio_d / size(ratio_d), size(ratio_d)
 
 
 def sort(state: Mapping[str, Any], ranking: Ranking, parent: Parent | None = None) -> dict[str, Any]:

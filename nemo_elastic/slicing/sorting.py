@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,24 +17,55 @@ from nemo_elastic.core.kinds.record import Row
 from nemo_elastic.core.kinds.registry import HIDDEN
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.tensor import SPAN, Tensor
-from nemo_elastic.ranking import Ranking, norm_before, number_before, permutation, rotated
+from nemo_elastic.ranking import Ranking, norm_before, number_before, permutation, rescaling, rotated
 
-__all__ = ["sort"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["sort", "sorted_prediction"]
 
 
 def sort(source: Checkpoint, parent: Parent, ranking: Ranking) -> Checkpoint:
-    """An opened parent, sorted: folded, rotated, permuted. `parent` is its shape with stripes.
-
-    Layers that predict further tokens stay, in the order of the stream, where they are known and nothing is rotated:
-    a rotation needs a head of theirs, into which the norm before it folds.
-    """
+    """An opened parent, sorted: folded, rotated, permuted. `parent` is its shape with stripes."""
     tensors = dict(_sorted(source, layout.tensors(parent, parent.full), parent, ranking))
-    prediction = source.prediction if ranking.basis is None else None
-    if prediction is not None:
-        whole = prediction.extend(parent)
-        stream = Ranking.of_hidden_order(whole, ranking.orders[HIDDEN])
-        tensors |= _sorted(source, prediction.tensors(parent, parent.full), whole, stream)
-    return replace(source, parent=parent, subnet=parent.full, tensors=tensors, prediction=prediction)
+    tensors |= sorted_prediction(source, parent, ranking)
+    return replace(source, parent=parent, subnet=parent.full, tensors=tensors)
+
+
+def sorted_prediction(source: Checkpoint, parent: Parent, ranking: Ranking) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of the MTP layers by its name, where they are known: only the stream is sorted."""
+    prediction = source.prediction
+    if prediction is None:
+        return
+    whole, rows = prediction.extend(parent), prediction.tensors(parent, parent.full)
+    if ranking.basis is None:
+        yield from _sorted(source, rows, whole, Ranking.of_hidden_order(whole, ranking.orders[HIDDEN]))
+        return
+    for _, step in groupby(rows, lambda t: ((t.index or 0) - parent.num_layers) // len(prediction.pattern)):
+        yield from _rotated_step(source, whole, list(step), ranking.basis)
+
+
+def _rotated_step(
+    source: Checkpoint, whole: Parent, step: Sequence[layout.Tensor], basis: np.ndarray
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one step of MTP layers in the basis of the model; see `ranking.rescaling`."""
+    import torch
+
+    norms = {(t.row.name, t.row.layer and t.index): source.tensors[t.hf].torch().double()
+             for t in step if layout.is_stream_norm(t.row)}  # fmt: skip
+    shared = source.tensors[layout.by_name("final_norm").hf].torch().double()
+    scale, last = rescaling(norms["prediction.norm", None], shared)
+    # of what `hnorm` read, the trunk's final norm has left its weight in the head
+    hidden = norms["prediction.hnorm", None] * shared / shared.square().mean().sqrt()
+    for t in step:
+        tensor, before = source.tensors[t.hf], norm_before(whole, t.row)
+        norm = None if before is None else norms[before.name, t.index] / scale
+        if t.row.name == "prediction.norm":
+            yield t.hf, Tensor.of(last.repeat(tensor.shape)).cast(tensor.dtype, t.hf)
+            continue
+        if t.row.name == "prediction.eh_proj":
+            norm = torch.cat([norms["prediction.enorm", None], hidden])
+        yield t.hf, _rotated(tensor, t.row, basis, None if norm is None else Tensor.of(norm), scale)
 
 
 def _sorted(
@@ -51,14 +84,16 @@ def _sorted(
         yield t.hf, tensor
 
 
-def _rotated(tensor: Tensor, row: Row, basis: np.ndarray, norm: Tensor | None) -> Tensor:
+def _rotated(
+    tensor: Tensor, row: Row, basis: np.ndarray, norm: Tensor | None, scale: torch.Tensor | None = None
+) -> Tensor:
     """`ranking.rotated` of a tensor when its rows are asked for."""
     writes = row.dims[0] == ((HIDDEN,),)
 
     def rows(first: int, last: int) -> np.ndarray:
         some = tensor.words if writes else tensor.rows(first, last)
         weight = None if norm is None else norm.torch()
-        done = Tensor.of(rotated(Tensor.of_words(tensor.dtype, some).torch(), row, basis, weight)).words
+        done = Tensor.of(rotated(Tensor.of_words(tensor.dtype, some).torch(), row, basis, weight, scale)).words
         return done[first:last] if writes else done
 
     out = Tensor.made(tensor.dtype, tensor.shape, rows, tensor)

@@ -200,17 +200,11 @@ def _searched(
 
 
 def _provenance(source: Checkpoint, ranking: Ranking | None) -> dict[str, Any]:
-    """Where a family comes from, and which layers that predict further tokens it lacks.
-
-    Sorting needs their names. A rotation needs a head of theirs, into which the norm before it folds.
-    """
+    """Where a family comes from, and which layers that predict further tokens it lacks: sorting needs their names."""
     provenance = {"made_by": f"nemo-elastic {__version__}", "training": None, "parent": source.folder.resolve().name}
-    rotated = ranking is not None and ranking.basis is not None
-    if ranking is None or not source.mtp or (source.prediction is not None and not rotated):
+    if ranking is None or not source.mtp or source.prediction is not None:
         return provenance
-    how = "rotated" if rotated else "sorted"
-    left = f"multi-token prediction layers ({len(source.mtp)} tensors): the weights were {how}"
-    return provenance | {"left_out": left}
+    return provenance | {"left_out": f"multi-token prediction layers ({len(source.mtp)} tensors): weights were sorted"}
 
 
 # ------------------------------------------------------------------ a family of published members

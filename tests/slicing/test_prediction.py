@@ -25,6 +25,7 @@ from nemo_elastic.formats.tensor import Tensor
 from nemo_elastic.nn.forward import Layers
 from nemo_elastic.nn.functional import rms_norm
 from nemo_elastic.nn.gates import Gates
+from nemo_elastic.nn.prediction import Predictor
 from nemo_elastic.nn.weights import cut as weights_of
 from nemo_elastic.ranking import Ranking, sort
 from nemo_elastic.slicing.slicer import slice_checkpoint
@@ -138,12 +139,11 @@ def test_a_sorted_family_drafts_as_its_parent_does(tmp_path: Path) -> None:
 
 
 def test_a_rotated_family_computes_what_its_parent_does(tmp_path: Path) -> None:
-    """Without the layers behind it: the norm before their shared head cannot be folded into it."""
     folder, parent = valued(tmp_path / "plain", unstriped(MOE)), unstriped(MOE)
     ranking = rotating(Ranking.trivial(parent), 5)
     ranking.save(tmp_path / "ranking")
     family = init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
-    assert "rotated" in family.provenance["left_out"] and not mtp_of(tmp_path / "family")
+    assert "left_out" not in family.provenance
     assert verify(tmp_path / "family", parent=folder).ok and family.parent.norm == PARENT_WIDTH
     before, after = (open_source(tmp_path / name).tensors for name in ("plain", "family"))
     wanted = sort({name: raw.torch() for name, raw in before.items() if not is_mtp(name)}, ranking, family.parent)
@@ -157,6 +157,38 @@ def test_a_rotated_family_computes_what_its_parent_does(tmp_path: Path) -> None:
     direct, by_way = (open_source(tmp_path / name).tensors for name in ("low", "by-way"))
     for name, value in direct.items():
         torch.testing.assert_close(by_way[name].torch(), value.torch(), rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize(("spread", "most"), [(0.0, 1e-4), (0.1, 0.1), (0.3, 0.3)])
+def test_a_rotated_family_drafts_nearly_as_its_parent_does(tmp_path: Path, spread: float, most: float) -> None:
+    """The same where each of the two final norms has weights of one size, and near where they have several."""
+    folder, parent = valued(tmp_path / "plain", unstriped(MOE)), unstriped(MOE)
+    random = np.random.default_rng(3)
+
+    def norms(tensors: dict[str, Tensor]) -> None:
+        for name, size in (("backbone.norm_f.weight", 1.5), ("mtp.layers.1.final_layernorm.weight", 0.7)):
+            signs = random.choice([-1, 1], parent.hidden)
+            weight = signs * size * np.exp(spread * random.standard_normal(parent.hidden))
+            tensors[name] = Tensor.of(weight.astype(np.float32))
+
+    with_tensors(folder, tmp_path / "spread", norms)
+    rotating(Ranking.trivial(parent), 5).save(tmp_path / "ranking")
+    block = ElasticConfig.from_dict(BLOCK)
+    family = init_family(tmp_path / "spread", block, tmp_path / "family", ranking=tmp_path / "ranking")
+    wanted, drafted = (drafts(tmp_path / name, TOKENS) for name in ("spread", "family"))
+    assert float((drafted - wanted).norm() / wanted.norm()) < most
+    out, small = slice_checkpoint(tmp_path / "family", tmp_path / "low", member="low").out, family.member("low").subnet
+    masked = drafts(tmp_path / "family", TOKENS, small)
+    torch.testing.assert_close(drafts(out, TOKENS), masked, rtol=1e-4, atol=1e-4)
+    assert verify(out, parent=tmp_path / "family").ok
+    opened = open_source(out)
+    predictor = Predictor(opened.parent, opened.subnet, LAYERS, {n: opened.torch(n) for n in opened.mtp})
+    trunk = Layers(weights_of(opened.parent, opened.subnet, {n: opened.torch(n) for n in opened.names}))
+    x_bld = trunk.embed(TOKENS)
+    for index in trunk.indices:
+        x_bld = trunk.layer(index, x_bld)
+    logits = predictor.logits(trunk, trunk.norm(x_bld)[:, :-1], TOKENS[:, 1:])
+    torch.testing.assert_close(logits, drafts(out, TOKENS), rtol=1e-4, atol=1e-4)
 
 
 def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:
