@@ -167,7 +167,7 @@ def _bridge(facts: Facts) -> _Findings:
         yield ERROR if facts.gpus else WARNING, "transformer-engine", problem, fix
     if not facts.has("nemo-run"):
         problem = "missing: jobs are started one by one with torchrun; rehearse and recipes/run.py need it"
-        yield NOTE, "nemo-run", problem, installing("bridge")
+        yield NOTE, "nemo-run", problem, installing("submit")
     yield from _untested(facts)
 
 

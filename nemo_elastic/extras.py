@@ -27,7 +27,8 @@ EXTRAS = {
     "megatron": "nemo",
     "modelopt": "nemo",
     "nemo": "nemo",
-    "nemo_run": "nemo",
+    "nemo_run": "submit",
+    "psutil": "submit",
     "pyarrow": "nemo",
     "vllm": "vllm",
     "megatron.bridge": "bridge",
@@ -36,7 +37,7 @@ EXTRAS = {
     "mamba_ssm": "gpu",
 }
 #: of these, what both hosts' extras bring: their environments are apart
-OF_BOTH = ("nemo_run", "pyarrow", "transformers")
+OF_BOTH = ("pyarrow", "transformers")
 
 
 def missing(error: ModuleNotFoundError) -> str | None:

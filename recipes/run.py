@@ -34,6 +34,7 @@ from families import FAMILIES, family
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad, exit_in_one_line
 from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES
+from nemo_elastic.plan import GPUS
 
 if TYPE_CHECKING:
     import nemo_run as run
@@ -56,7 +57,9 @@ def get_parser(way: str | None) -> argparse.ArgumentParser:
     ways.add_argument("--slurm", action="store_true", help="all jobs on a cluster")
     ways.add_argument("--job", choices=JOBS, help="this one, in this process and the others of torchrun")
     every = way != "job"
-    parser.add_argument("--recipe", required=True, choices=FAMILIES)
+    parser.add_argument(
+        "--recipe", required=True, choices=FAMILIES, metavar="NAME", help=f"one of {', '.join(FAMILIES)}"
+    )
     parser.add_argument("--parent", required=every, help="checkpoint of the parent")
     parser.add_argument(
         "--data",
@@ -76,7 +79,7 @@ def get_parser(way: str | None) -> argparse.ArgumentParser:
     if way != "local":
         parser.add_argument("--nodes", type=int, default=NODES, help="nodes of the stages; the ranking takes one")
     parser.add_argument("--devices", type=int, default=8, help="GPUs per node")
-    parser.add_argument("--gpu", default="h100", help="their kind, for the layout: h100 or h200")
+    parser.add_argument("--gpu", default="h100", help=f"their kind, for the layout: {', '.join(GPUS)}")
     parser.add_argument(
         "--quantize",
         choices=SCHEMES,

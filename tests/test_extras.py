@@ -46,10 +46,10 @@ def test_an_extra_comes_from_where_the_package_came(
 
 
 def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ModuleNotFoundError("No module named 'nemo_run'", name="nemo_run")
+    error = ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
     for there, extra in ((True, "bridge"), (False, "nemo")):
         monkeypatch.setattr("nemo_elastic.extras.has", lambda package, there=there: there)
-        assert missing(error) == f"nemo_run is not installed; {installing(extra)} brings it"
+        assert missing(error) == f"pyarrow is not installed; {installing(extra)} brings it"
     for name in ("nowhere", None):
         assert missing(ModuleNotFoundError("", name=name)) is None
 

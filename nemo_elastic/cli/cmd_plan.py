@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.show import print_table
@@ -33,7 +32,12 @@ _LENGTH = options.number("--seq-length", "Tokens per sequence; the paper's numbe
 _GLOBAL = options.number(
     "--global-batch-size", "Sequences per step; the paper's number if left out.", high=options.BATCH
 )
-_STAGE = options.number("--stage", "Stage of the training: 1 finds the shapes, 2 and 3 train them.", high=3)
+_STAGE = options.number(
+    "--stage", "Stage of the training: 1 finds the shapes, 2 and 3 train them. All layouts of the stage are listed.",
+    high=3,
+)  # fmt: skip
+#: layouts of a stage that are listed where no stage is chosen
+FEW = 5
 
 
 def command(
@@ -44,42 +48,103 @@ def command(
     global_batch: Annotated[int | None, _GLOBAL] = None,
     gpus: Annotated[int, options.GPUS] = 128,
     gpu: Annotated[options.Gpu, options.GPU] = options.Gpu.h100,
-    stage: Annotated[int, _STAGE] = 1,
+    stage: Annotated[int | None, _STAGE] = None,
     json: Annotated[bool, options.as_json("the layouts")] = False,
 ) -> None:
-    """List the parallel layouts of a run, the fastest first, and say which fit. Formulas need no GPU and no NeMo.
+    """Reckon memory, hours and GPU-hours of a training before it starts. Formulas need no GPU and no NeMo.
 
-    The formulas are the same for NeMo and Megatron-Bridge. Among the layouts that fit and are within 1.5 % of the
-    fastest, the one with the least memory is called best. Known parents: nemotron-nano-12b-v2, nemotron-nano-9b-v2,
-    nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b, nemotron-3-nano-30b-a3b. For a parent with
-    experts, EP is the number of ranks that share the experts, memory counts all parameters, and time counts the active
-    parameters. Times are estimates for comparing layouts. Exit code 1 if nothing fits.
+    Without --stage the command adds up stages 1 and 2 and lists the fastest layouts of each; with --stage it lists
+    all layouts of one. The formulas are the same for NeMo and Megatron-Bridge. Among the layouts that fit and are
+    within 1.5 % of the fastest, the one with the least memory is called best. Known parents: nemotron-nano-12b-v2,
+    nemotron-nano-9b-v2, nemotron-h-8b (and 4b, 47b, 56b), nemotron-h-tiny, nemotron-3-nano-4b,
+    nemotron-3-nano-30b-a3b. For a parent with experts, EP is the number of ranks that share the experts, memory
+    counts all parameters, and time counts the active parameters. Times are estimates for comparing layouts. Exit code
+    1 if nothing fits.
 
     Example: `nemo-elastic plan --config elastic.yaml --parent nemotron-nano-12b-v2 --stage 2`
     """
-    paper = PAPER.in_low_precision().stage(stage)
     name, shape, block, sums, routing = _described(config, parent, recipe)
-    run = RunShape(
-        paper.seq_length if seq_length is None else seq_length,
-        paper.global_batch_size if global_batch is None else global_batch,
-        gpus=gpus,
-        gpu=gpu.value,
-        stage=stage,
-        gradients=sums,
-        routing=routing,
-    )
-    every = layouts(shape, block, run)
-    chosen = choose(every)
-    time = None if chosen is None else duration(chosen, paper.max_steps)
+    numbers = [1, 2] if stage is None and seq_length is None and global_batch is None else [stage or 1]
+    plans = []
+    for number in numbers:
+        paper = PAPER.in_low_precision().stage(number)
+        run = RunShape(
+            paper.seq_length if seq_length is None else seq_length,
+            paper.global_batch_size if global_batch is None else global_batch,
+            gpus=gpus, gpu=gpu.value, stage=number, gradients=sums, routing=routing,
+        )  # fmt: skip
+        every = layouts(shape, block, run)
+        chosen = choose(every)
+        plans.append(_Plan(run, every, chosen, None if chosen is None else duration(chosen, paper.max_steps)))
+    times = [plan.time for plan in plans if plan.time is not None]
+    fits = len(times) == len(plans)
+    total = sum(times[1:], times[0]) if fits else None
     if json:
-        options.print_json(_record(name, shape, run, every, chosen, time))
+        record = {"parent": name, **counts(shape, shape.full), "stages": [plan.to_json() for plan in plans]}
+        options.print_json(record | {"time": None if total is None else asdict(total)})
     else:
-        _print(name, shape, run, every, chosen)
-        if time is not None:
-            typer.echo(f"{time}; without validation, saves and starts")
-    if chosen is None:
+        totals = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(shape, shape.full).items())
+        typer.echo(f"{name}:\n{', '.join(totals)}")
+        for plan in plans:
+            plan.show(None if stage else FEW)
+        if total is not None and len(plans) > 1:
+            typer.echo(f"\nboth stages: {total}")
+        typer.echo("\nweights: with the teacher's; states: gradients and optimizer")
+        typer.echo("activ.: with the peak of the loss or of one layer's backward pass")
+        typer.echo("Times leave out ranking, validation, saves and starts of jobs.")
+    if not fits:
         raise typer.Exit(1)
     _say_torn(shape, block)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One stage: its layouts, the one that is chosen, and the time of the paper's steps in that one."""
+
+    run: RunShape
+    every: Sequence[Layout]
+    chosen: Layout | None
+    time: Duration | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": asdict(self.run) | {"usable_bytes": round(self.run.usable)},
+            "best": self.chosen.to_json() if self.chosen is not None else None,
+            "time": asdict(self.time) if self.time is not None else None,
+            "layouts": [layout.to_json() for layout in self.every],
+        }
+
+    def show(self, most: int | None) -> None:
+        """Print the table, those that fit first, and the chosen layout's time; `most` limits the rows."""
+        run, fitting = self.run, [layout for layout in self.every if layout.fits]
+        machine = f"{run.gpus} {run.gpu.upper()}, {run.usable / 1e9:.1f} GB usable on each"
+        rest = sorted((layout for layout in self.every if not layout.fits), key=lambda layout: layout.memory.total)
+        shown = [*fitting, *rest][:most]
+        typer.echo()
+        typer.echo(f"stage {run.stage}: {run.global_batch} x {run.seq_length} tokens a step")
+        print_table(
+            f"GB per GPU; {machine}", [self._row(layout) for layout in shown], box=None, padding=(0, 1), pad_edge=False
+        )
+        typer.echo(f"{len(fitting)} of {len(self.every)} layouts fit; --json has all parts of all of them")
+        if self.chosen is None:
+            typer.echo(f"nothing fits; the smallest layout, {rest[0]}, {rest[0].reason}")
+            return
+        seconds = " to ".join(map(three_digits, (self.chosen.seconds, self.chosen.seconds_high)))
+        shares = " to ".join(f"{share:.0%}" for share in self.chosen.utilization(run.gpu))
+        typer.echo(f"best: {self.chosen}; {seconds} s/step (MFU {shares}, assumed)")
+        typer.echo(str(self.time))
+
+    def _row(self, layout: Layout) -> dict[str, str]:
+        memory = layout.memory
+        sizes = {
+            "weights": memory.weights + memory.teacher, "states": memory.gradients + memory.optimizer,
+            "activ.": memory.activations + max(memory.loss, memory.transient), "total": memory.total,
+        }  # fmt: skip
+        return (
+            {"layout": str(layout), "s/step": three_digits(layout.seconds)}
+            | {part: f"{size / 1e9:.1f}" for part, size in sizes.items()}
+            | {"fits": "best" if layout is self.chosen else "yes" if layout.fits else "no"}
+        )
 
 
 def _described(
@@ -119,48 +184,3 @@ def _read_parent(parent: str) -> Parent:
     if shapes.subnet != shapes.parent.full:
         raise ElasticError(f"--parent: {parent} is a member cut out of a parent; training starts from a whole one")
     return shapes.parent
-
-
-def _record(
-    name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None, time: Duration | None
-) -> dict[str, Any]:
-    return {
-        "parent": name,
-        **counts(parent, parent.full),
-        "run": asdict(run) | {"usable_bytes": round(run.usable)},
-        "best": chosen.to_json() if chosen is not None else None,
-        "time": asdict(time) if time is not None else None,
-        "layouts": [layout.to_json() for layout in every],
-    }
-
-
-def _print(name: str, parent: Parent, run: RunShape, every: Sequence[Layout], chosen: Layout | None) -> None:
-    totals = (f"{count:,} {key.replace('_', ' ')}" for key, count in counts(parent, parent.full).items())
-    title = (
-        f"{name} ({', '.join(totals)}), stage {run.stage}: {run.global_batch} x "
-        f"{run.seq_length} tokens on {run.gpus} {run.gpu.upper()}; GB per GPU, {run.usable / 1e9:.1f} usable"
-    )
-    rows = []
-    for layout in every:
-        sizes = {"TP": layout.tensor, "CP": layout.context, "PP": layout.pipeline, "DP": layout.data}
-        sizes |= {} if layout.expert is None else {"EP": layout.expert}
-        flags = {"SP": layout.sequence_parallel, "recompute": layout.recompute}
-        rows.append(
-            {name: str(number) for name, number in sizes.items()}
-            | {name: "yes" if flag else "" for name, flag in flags.items()}
-            | {"s/step": three_digits(layout.seconds)}
-            | {name: f"{held / 1e9:.1f}" for name, held in layout.memory.to_json().items()}
-            | {"fits": "best" if layout is chosen else "yes" if layout.fits else "no"}
-        )
-    print_table(title, rows, box=SIMPLE, show_edge=False, padding=(0, 1))
-    typer.echo("total: all parts, but of loss and backward the larger one")
-    if chosen is None:
-        least = min(every, key=lambda layout: layout.memory.total)
-        typer.echo(f"nothing fits; the smallest layout, {least}, {least.reason}")
-        return
-    work = {part: f"{flops / 1e15:,.4g}" for part, flops in chosen.work.to_json().items()}
-    times = " to ".join(map(three_digits, (chosen.seconds, chosen.seconds_high)))
-    typer.echo(
-        f"best: {chosen}, {chosen.reason}; a step is {work['total']} PFLOP (student {work['student']}, "
-        f"recomputation {work['recompute']}, teacher {work['teacher']}), {times} s"
-    )

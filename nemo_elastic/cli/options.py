@@ -18,7 +18,7 @@ from nemo_elastic.errors import ElasticError
 #: sequences at once, and tokens of a sequence or a text
 BATCH, TOKENS = 10**6, 10**9
 #: kinds of GPUs whose data sheets are known
-Gpu = Enum("Gpu", {"h100": "h100", "h200": "h200"}, type=str)
+Gpu = Enum("Gpu", {"a100": "a100", "h100": "h100", "h200": "h200", "b200": "b200", "gb200": "gb200"}, type=str)
 #: formats of this package that members and whole models are written in; installed packages add more (`writer`)
 FORMATS = "<hf|gguf|nemo|megatron>"
 

@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.budget import AxisConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.values import three_digits
 from nemo_elastic.kernels import check_widths
 
 from .activations import Sharding
 from .candidate import Candidate
-from .machine import RunShape
+from .machine import GPUS, RunShape
 from .memory import Memory, stage_memory, stages
 from .work import Work, members, seconds, slow_seconds, step_work, wait
 
@@ -73,6 +74,14 @@ class Layout:
     reason: str
     expert: int | None = None
     context: int = 1
+
+    def utilization(self, gpu: str) -> tuple[float, float]:
+        """Shares of a GPU's peak rate that `seconds` and `seconds_high` assume (MFU), recomputation not counted."""
+        peak = self.replica * self.data * GPUS[gpu].flops
+        shares = (
+            (self.work.student + self.work.teacher) / (peak * time) for time in (self.seconds, self.seconds_high)
+        )
+        return next(shares), next(shares)
 
     @property
     def replica(self) -> int:
@@ -334,8 +343,11 @@ class Duration:
     gpu_hours_high: float
 
     def __str__(self) -> str:
-        hours = f"{self.hours:,.3g} to {self.hours_high:,.3g} hours"
+        hours = f"{three_digits(self.hours)} to {three_digits(self.hours_high)} hours"
         return f"{self.steps:,} steps in {hours}, {self.gpu_hours:,.0f} to {self.gpu_hours_high:,.0f} GPU-hours"
+
+    def __add__(self, after: Duration) -> Duration:
+        return Duration(*(getattr(self, f.name) + getattr(after, f.name) for f in fields(self)))
 
 
 def duration(layout: Layout, steps: int) -> Duration:

@@ -37,14 +37,15 @@ SUMS = {"fp32": 4, "bf16": 2}
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU. Source: the vendor's data sheets, SXM versions.
+    """One kind of GPU. Source: the vendor's data sheets, SXM versions; of B200 the memory as torch reports it and the
+    bandwidth of its 7,680-bit bus (pytorch/ao#4002), of GB200 the memory in the same proportion.
 
     Attributes:
         memory: bytes, as CUDA reports them (`torch.cuda.get_device_properties`), which are more than the name says.
         flops: dense bf16 FLOP/s.
         bandwidth: bytes/s of its memory.
         nvlink: bytes/s to the other GPUs of a node, in one direction.
-        network: bytes/s to other nodes: one 400 Gb/s port per GPU, as in DGX systems.
+        network: bytes/s to other nodes: one 400 Gb/s port per GPU, as in DGX systems, 200 Gb/s on A100.
     """
 
     name: str
@@ -55,7 +56,16 @@ class Gpu:
     network: float = 50e9
 
 
-GPUS = {"h100": Gpu("h100", 85.0e9, 989e12, 3.35e12), "h200": Gpu("h200", 150.1e9, 989e12, 4.8e12)}
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("a100", 85.0e9, 312e12, 2.04e12, 300e9, 25e9),
+        Gpu("h100", 85.0e9, 989e12, 3.35e12),
+        Gpu("h200", 150.1e9, 989e12, 4.8e12),
+        Gpu("b200", 191.5e9, 2250e12, 7.7e12, 900e9),
+        Gpu("gb200", 197.9e9, 2500e12, 7.7e12, 900e9),
+    )
+}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from nemo_elastic.cli.cmd_plan import FEW
+from nemo_elastic.cli.options import Gpu
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.hf.config import to_hf_config
-from nemo_elastic.plan import PAPER, RunShape, layouts, preset
+from nemo_elastic.plan import GPUS, PAPER, RunShape, layouts, preset
 from tests.slicing.helpers import run
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -62,16 +64,31 @@ def test_with_experts_both_counts_and_who_shares_them(tmp_path: Path) -> None:
     argv = ("--config", str(tmp_path / "block.json"), "--parent", "nemotron-3-nano-30b-a3b", "--gpus", "32")
     report = json.loads(run("plan", *argv, "--json")[1])
     assert (report["parameters"], report["active_parameters"]) == (31_577_940_288, 3_580_076_352)
-    assert report["best"]["expert_model_parallel_size"] > 1
+    assert all(stage["best"]["expert_model_parallel_size"] > 1 for stage in report["stages"])
     code, out, _ = run("plan", *argv)
-    assert code == 0 and "TP CP PP DP EP SP recompute" in " ".join(out.split())
+    assert code == 0 and out.count("best: TP") == 2 and " EP8" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_a_stage_the_best_rows_of_both_are_shown_and_their_hours_added() -> None:
+    argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2")
+    report, out = json.loads(run("plan", *argv, "--json")[1]), run("plan", *argv)[1]
+    for key, total in report["time"].items():
+        assert total == sum(stage["time"][key] for stage in report["stages"])
+    rows = [line for line in out.splitlines() if line.startswith("TP")]
+    assert len(rows) == 2 * FEW and not any(row.endswith("no") for row in rows)
+    assert f"both stages: {PAPER.steps:,} steps in " in out and out.count("MFU") == 2
+
+
+def test_every_kind_of_gpu_is_an_option() -> None:
+    assert [gpu.value for gpu in Gpu] == list(GPUS)
 
 
 def test_hours_of_the_papers_steps() -> None:
     """Without lengths each stage has the paper's."""
     for number, stage in ((1, PAPER.stage1), (2, PAPER.stage2)):
         argv = (*CONFIG, "--parent", "nemotron-nano-12b-v2", "--stage", str(number))
-        report = json.loads(run("plan", *argv, "--json")[1])
+        (report,) = json.loads(run("plan", *argv, "--json")[1])["stages"]
         sizes = report["run"]["seq_length"], report["run"]["global_batch"], report["time"]["steps"]
         assert sizes == (stage.seq_length, stage.global_batch_size, stage.max_steps)
         assert report["best"] in report["layouts"]
@@ -88,7 +105,7 @@ def test_a_parent_folder_counts_as_its_preset(tmp_path: Path) -> None:
     parent = preset("nemotron-nano-12b-v2")
     (tmp_path / "config.json").write_text(json.dumps(to_hf_config(parent, parent.full)))
     report = [
-        json.loads(run("plan", *CONFIG, "--parent", name, "--json")[1])["layouts"]
+        json.loads(run("plan", *CONFIG, "--parent", name, "--json")[1])["stages"]
         for name in ("nemotron-nano-12b-v2", str(tmp_path))
     ]
     assert report[0] == report[1]

@@ -25,14 +25,14 @@ ROOT = Path(__file__).parents[2]
 RECIPE = ["--recipe", "nemotron_elastic_12b", "--parent", "/checkpoints/12b", "--dir", "/runs/12b"]
 DATA = ["--data", "0.7", "/data/code", "0.3", "/data/web"]
 IMAGE = "/images/nemo-elastic-25.11.sqsh"
-SLURM = ["--account", "research", "--partition", "batch", "--image", IMAGE, "--time", "03:00:00",
+SLURM = ["--account", "research", "--partition", "batch", "--image", IMAGE, "--time", "40:00:00",
          "--job-dir", "/home/me/jobs", "--mount", "/checkpoints", "/lustre/data:/data"]  # fmt: skip
 SSH = ["--host", "login.example.com", "--user", "me"]
 
 
 @dataclass(frozen=True)
 class Dry:
-    """What a dry run printed; the file of every job, in the order of the table; and that, job -> other columns."""
+    """What a dry run printed; the file of every job; and its table, job -> other columns."""
 
     said: str
     files: dict[str, str]
@@ -41,14 +41,10 @@ class Dry:
 
 def read(said: str, folder: Path, ending: str = "_sbatch.sh") -> Dry:
     """The table of what a script printed, and the files of the jobs in it."""
-    rows = re.search(r"─\n(.*?)\n$", said, re.DOTALL)
-    assert rows is not None, said[-3000:]
-    cells = [re.split(r"  +", line.strip()) for line in rows[1].splitlines() if line.strip()]
-    return Dry(
-        said,
-        {name: (folder / f"{name}{ending}").read_text(encoding="utf-8") for name, *_ in cells},
-        {name: rest for name, *rest in cells},
-    )
+    rows = said.partition(" hours\n")[2].partition("all stages")[0]
+    cells = [re.split(r"  +", line.strip()) for line in rows.splitlines()]
+    files = {path.name.removesuffix(ending): path.read_text(encoding="utf-8") for path in folder.glob(f"*{ending}")}
+    return Dry(said, files, {name: rest for name, *rest in cells})
 
 
 def script(name: str, args: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,15 +73,17 @@ def planned(recipe: Any) -> dict[str, list[str]]:
     """The table of a 12B's jobs on the machines of `SLURM`, each stage in two turns."""
     from nemo_elastic.plan import PAPER
 
-    layouts = {number: str(recipe.layout(number, PAPER, 128, "h100")) for number in (1, 2)}
-    limit = "03:00:00"
+    layouts = {number: recipe.layout(number, PAPER, 128, "h100") for number in (1, 2)}
+    limit, stages = "40:00:00", {}
+    for number, layout in layouts.items():
+        hours = [
+            f"{each * PAPER.stage(number).max_steps / 3600:.1f}" for each in (layout.seconds, layout.seconds_high)
+        ]
+        stages[f"stage{number}"] = ["2", "16", "128", str(layout), limit, "-".join(hours)]
     return {
-        "rank": ["1", "8", "TP1 PP1 DP8", limit, "-"],
-        "stage1": ["16", "128", layouts[1], limit, "rank"],
-        "stage1_2": ["16", "128", layouts[1], limit, "stage1"],
-        "stage2": ["16", "128", layouts[2], limit, "stage1_2"],
-        "stage2_4": ["16", "128", layouts[2], limit, "stage2"],
-        "slice": ["1", "0", "one process", limit, "stage2_4"],
+        "rank": ["1", "1", "8", "TP1 PP1 DP8", limit, "-"],
+        **stages,
+        "slice": ["1", "1", "0", "one process", limit, "-"],
     }
 
 
@@ -96,11 +94,12 @@ def flags(file: str) -> dict[str, str]:
 def test_every_job_asks_for_the_machines_that_its_layout_takes(slurm: Dry) -> None:
     assert slurm.table == planned(family("nemotron_elastic_12b"))
     assert slurm.said.partition("6 jobs;")[0].count("apply_elastic changes the recipe:") == 2
-    assert [line.split()[0] for line in slurm.said.splitlines() if " by plan, " in line] == ["stage1:", "stage2:"]
+    assert "all stages by plan: 6,960 steps in " in slurm.said
+    assert set(slurm.files) == {"rank", "stage1", "stage1_2", "stage2", "stage2_4", "slice"}
     for job, file in slurm.files.items():
         given, stage = flags(file), job.startswith("stage")
         assert given["job-name"] == f"nemotron_elastic_12b.{job}"
-        assert (given["account"], given["time"], given["partition"]) == ("research", "03:00:00", "batch")
+        assert (given["account"], given["time"], given["partition"]) == ("research", "40:00:00", "batch")
         assert given["nodes"] == ("16" if stage else "1")
         assert given.get("signal") == ("15@900" if stage else None), "stopped in time for the next"
         if job == "slice":
@@ -172,20 +171,35 @@ def test_on_a_login_node_no_host_is_needed(
     from nemo_elastic.plan import PAPER, duration
 
     place = ["--job-dir", str(tmp_path / "jobs"), "--cpu-partition", "cpu"]
-    args = ["--slurm", *RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--dryrun", "dry"]
+    args = ["--slurm", *RECIPE, *DATA, *SLURM, *place, "--nodes", "8", "--gpu", "h200", "--time", "03:00:00",
+            "--dryrun", "dry"]  # fmt: skip
     script("run", args, tmp_path, monkeypatch)
-    jobs = read(capsys.readouterr().out, tmp_path / "dry").files
-    titles, recipe = [name.partition("_")[0] for name in jobs], family("nemotron_elastic_12b")
-    assert list(dict.fromkeys(titles)) == ["rank", "stage1", "stage2", "slice"]
+    dry = read(capsys.readouterr().out, tmp_path / "dry")
+    jobs, recipe = dry.files, family("nemotron_elastic_12b")
+    assert list(dry.table) == ["rank", "stage1", "stage2", "slice"]
     for number in (1, 2):
         layout, steps = recipe.layout(number, PAPER, 64, "h200"), PAPER.stage(number).max_steps
-        turns = titles.count(f"stage{number}")  # of 3 hours, a quarter less in which it is stopped
+        turns = int(dry.table[f"stage{number}"][0])  # of 3 hours, a quarter less in which it is stopped
         assert turns > 10 and turns - 1 < duration(layout, steps).hours_high / 2.75 <= turns
+        assert turns == sum(name.startswith(f"stage{number}") for name in jobs)
     stages = [flags(file) for name, file in jobs.items() if name.startswith("stage")]
     assert {(each["nodes"], each["signal"]) for each in stages} == {("8", "15@900")}
     assert {flags(file)["partition"] for file in jobs.values()} == {"batch", "cpu"}
     assert f"{tmp_path}/jobs/experiments/nemotron_elastic_12b" in jobs["rank"]
     assert not (tmp_path / "jobs").exists()
+
+
+def test_jobs_on_bridge_are_written_where_bridge_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ["--recipe", "bridge/nemotron_elastic_30b_a3b", *RECIPE[2:]]
+    script("run", ["--slurm", *recipe, *DATA, *SLURM, *SSH, "--dryrun", "dry"], tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert "Megatron-Bridge cannot be imported here" in said
+    dry = read(said, tmp_path / "dry")
+    stages = [dry.table[f"stage{number}"][3] for number in (1, 2)]
+    assert [*dry.table] == ["rank", "stage1", "stage2", "slice"] and all(" EP8" in layout for layout in stages)
+    assert {name.partition("_")[0] for name in dry.files} == set(dry.table)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +228,9 @@ def test_the_tiny_one_shows_what_it_would_do(
     for _ in range(2):  # a second one replaces the first
         script("tiny", args, tmp_path, monkeypatch)
         dry = read(capsys.readouterr().out, tmp_path / "dry", ".sh")
-        assert [re.findall(r"--nproc-per-node[ =](\d+)", file) for file in dry.files.values()] == [[n] for n in "2221"]
-        layouts = [row[2] for row in dry.table.values()]
+        ranks = {name: re.findall(r"--nproc-per-node[ =](\d+)", file) for name, file in dry.files.items()}
+        assert [ranks[name] for name in dry.table] == [[n] for n in "2221"]
+        layouts = [row[3] for row in dry.table.values()]
         assert layouts == ["TP1 PP1 DP2", "TP2 PP1 DP1 SP", "TP2 PP1 DP1 SP recompute", "one process"]
 
 
@@ -228,7 +243,8 @@ LOCAL, CLUSTER = ["--local", *RECIPE, *DATA], ["--slurm", *RECIPE, *DATA, *SLURM
         ([*LOCAL, "--devices", "1"], "error: no layout"),
         ([*CLUSTER, "--dir", "runs"], "error: dir: 'runs' "),
         ([*CLUSTER, "--rehearse", "6"], "error: ranks: 6 "),
-        ([*CLUSTER, "--jobs", "0"], "error: repeat: 0 "),
+        ([*CLUSTER, "--jobs", "0"], "error: --jobs: 0 "),
+        ([*CLUSTER, "--time", "04:00:00", "--jobs", "2"], "error: --jobs: 2 "),
         ([*CLUSTER, "--time", "4h"], "error: time: '4h' "),
         ([*CLUSTER, "--time", "00:15:00"], "error: time: '00:15:00' "),
         ([*CLUSTER, "--host", "login"], "error: --host needs --user"),

@@ -6,41 +6,44 @@ DIR/rank/checkpoints      sorted weights and members
 DIR/stage1/checkpoints    and the members that were found, optimizer state
 DIR/stage2/checkpoints
 DIR/family, DIR/members/NAME   Hugging Face folders
+
+The module is imported without Megatron-Bridge and torch too: a login node writes and submits jobs by the plan alone.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-import torch
-from megatron.bridge.training.gpt_step import forward_step
-from megatron.bridge.training.mixed_precision import get_mixed_precision_config
-from megatron.bridge.training.pretrain import pretrain
-
 from nemo_elastic.core.family import Parent
+from nemo_elastic.core.kinds.moe import EXPERTS
+from nemo_elastic.data.packing import PARQUET
 from nemo_elastic.errors import STOPPED
 from nemo_elastic.formats.megatron.shape import stock_sizes
-from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
-from nemo_elastic.hosts.common.planned import PlannedFamily, Precision
+from nemo_elastic.hosts.common.chat_data import chat_folder
+from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job
+from nemo_elastic.hosts.common.planned import PlannedFamily, Precision, ranking_experts
+from nemo_elastic.hosts.common.token_files import splits_of
 from nemo_elastic.plan.activations import Routing
+from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.slicing.family_folder import slice_family
-
-from .apply import ElasticRun, apply_elastic, use_our_layers
-from .checks import BridgeRecipe
-from .job_data import set_data
-from .platform import bridge_on_this_machine
-from .watch import BridgeWatch
 
 if TYPE_CHECKING:
     import nemo_run
 
-DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    from .apply import ElasticRun
+    from .checks import BridgeRecipe
+
+#: torch's dtypes by their names
+DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16", "torch.float16": "fp16"}
+#: what Bridge's recipes of `recipes/families.py` are built of, for machines without Bridge
+STOCK_PRECISION = Precision("bf16", "fp32")
 #: checkpoints of a run that are kept: a new one is whole before the one before it goes
 KEPT = 2
 
@@ -71,14 +74,22 @@ class BridgeFamily(PlannedFamily):
     @cached_property
     def precision(self) -> Precision:
         """What Bridge's setup makes of the recipe's."""
+        if not installed():
+            return STOCK_PRECISION
+        from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+
         config = self._stock()
         low = config.mixed_precision and get_mixed_precision_config(config.mixed_precision)
-        weights = DTYPES[(low or config.model).params_dtype]
+        weights = DTYPES[str((low or config.model).params_dtype)]
         return Precision(weights, "fp32" if (low or config.ddp).grad_reduce_in_fp32 else weights)
 
     @cached_property
     def routing(self) -> Routing:
         """What `apply_elastic` makes of the recipe's."""
+        if not installed():
+            return Routing()
+        from .apply import use_our_layers
+
         model = self._stock().model
         use_our_layers(model)
         return routing_of(model)
@@ -87,12 +98,17 @@ class BridgeFamily(PlannedFamily):
         return os.path.join(run.folder(job), "checkpoints")
 
     def recipe_of(self, built: Any) -> BridgeRecipe:
+        from .apply import ElasticRun
+        from .checks import BridgeRecipe
+
         return BridgeRecipe(built.config if isinstance(built, ElasticRun) else built)
 
     def settings(self, built: ElasticRun) -> dict[str, Any]:
         return built.settings()
 
     def parent_recipe(self, run: CurriculumRun) -> Any:
+        from .apply import use_our_layers
+
         config = self.stock_recipe("parent", run)
         use_our_layers(config.model)
         config.model.seq_length, config.scheduler.lr_decay_iters = config.dataset.seq_length, config.train.train_iters
@@ -101,6 +117,8 @@ class BridgeFamily(PlannedFamily):
         return config
 
     def watched(self, built: ElasticRun, out: str, stop_after: int | None) -> ElasticRun:
+        from .watch import BridgeWatch
+
         return replace(built, callbacks=[*built.callbacks, BridgeWatch(built.forward_step, out, stop_after)])
 
     def task(
@@ -114,12 +132,37 @@ class BridgeFamily(PlannedFamily):
     def stop_in_time(task: nemo_run.Partial, code: int) -> None:
         task.stopped = code
 
+    def described(self, run: CurriculumRun) -> dict[str, Job]:
+        if installed():
+            return super().described(run)
+        print("Megatron-Bridge cannot be imported here: each job builds and checks its recipe, in an image that has "
+              "nemo-elastic[bridge].", flush=True)  # fmt: skip
+        return {job: self._by_plan(job, run) for job in run.jobs[:-1]} | {"slice": Job(self.slice_job(run))}
+
+    def _by_plan(self, job: str, run: CurriculumRun) -> Job:
+        """A job whose recipe is not built here; the names of its data are checked."""
+        chat_folder(run, job, PARQUET) if run.chat else splits_of(run.text(job))
+        nodes, devices = run.machines(job)
+        layout = self.layout_of(job, run)
+        if layout is None:
+            experts = ranking_experts(self.parent, devices) if self.parent.has(EXPERTS) else None
+            return Job(
+                self.task(None, job, run), nodes, devices, layout_name(1, 1, nodes * devices, False, False, experts)
+            )
+        steps = run.stage(job).max_steps
+        return Job(self.task(None, job, run), nodes, devices, str(layout), steps, self.stop_in_time)
+
     def elastic(self, recipe: Any, job: str, run: CurriculumRun) -> ElasticRun:
+        from .apply import apply_elastic
+
         ranked = self.checkpoint_of("rank", run) if job == "stage1" else None
         options = run.options(job, self.checkpoint_of(f"stage{run.before(job)}", run))
         return apply_elastic(recipe, run.block_of(job), rank_only=job == "rank", ranked=ranked, **vars(options))
 
     def stock_recipe(self, job: str, run: CurriculumRun) -> Any:
+        from .checks import BridgeRecipe
+        from .job_data import set_data
+
         config, parent = self._stock(), run.shape or self.parent
         model, checkpoint = config.model, config.checkpoint
         # Bridge's recipe has none, and takes that of a tokenizer that is no parent's
@@ -147,6 +190,8 @@ class BridgeFamily(PlannedFamily):
 
     def _stock(self) -> Any:
         """Bridge's container, with gradients summed in fp32: those of a weight come from many micro-batches."""
+        from megatron.bridge.training.mixed_precision import get_mixed_precision_config
+
         config = self.stock()
         low = config.mixed_precision and get_mixed_precision_config(config.mixed_precision)
         if low and not low.grad_reduce_in_fp32:  # it has the last word in Bridge's setup
@@ -156,8 +201,20 @@ class BridgeFamily(PlannedFamily):
         return config
 
 
+@cache
+def installed() -> bool:
+    """Whether Megatron-Bridge can be imported: without a GPU's TransformerEngine it often cannot."""
+    try:
+        importlib.import_module("megatron.bridge")
+    except ImportError:
+        return False
+    return True
+
+
 def plain_adam(optimizer: Any) -> None:
     """All states in fp32; others need TransformerEngine's Adam."""
+    import torch
+
     optimizer.use_precision_aware_optimizer = False
     for name in ("main_grads", "main_params", "exp_avg", "exp_avg_sq"):
         setattr(optimizer, f"{name}_dtype", torch.float32)
@@ -204,6 +261,11 @@ def run_job(
     if job == "slice":
         slice_family(**recipe.slice_arguments(curriculum))
     elif job == "parent":
+        from megatron.bridge.training.gpt_step import forward_step
+        from megatron.bridge.training.pretrain import pretrain
+
+        from .platform import bridge_on_this_machine
+
         config = recipe.parent_recipe(curriculum)
         with bridge_on_this_machine(config):
             pretrain(config, forward_step)

@@ -14,7 +14,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.errors import bad
 from nemo_elastic.formats.megatron.shape import has_experts, layer_pattern
 from nemo_elastic.io.fields import read
-from nemo_elastic.plan import NODE, Layout
+from nemo_elastic.plan import NODE, Duration, Layout
 from nemo_elastic.plan.layouts import layout_name
 from nemo_elastic.plan.stages import PAPER, STAGES, Curriculum, Stage
 
@@ -44,7 +44,7 @@ class Job:
         steps: of the optimizer.
         stop: (task, exit code) -> has a training that gets SIGTERM end with that code; None for a job that is never
             several in a row.
-        hours: that the plan expects, at most.
+        time: by plan; None where nothing is planned.
     """
 
     task: nemo_run.Partial
@@ -53,7 +53,7 @@ class Job:
     layout: str = "one process"
     steps: int = 0
     stop: Callable[[nemo_run.Partial, int], None] | None = None
-    hours: float = 0.0
+    time: Duration | None = None
 
 
 def described(recipe: Recipe, task: Any, stop: Callable[..., None], machines: tuple[int, int] | None = None) -> Job:

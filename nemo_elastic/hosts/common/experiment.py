@@ -69,18 +69,21 @@ def run_jobs(
         name: title of the experiment.
         jobs: by name, in order.
         executors: where a job of so many nodes and GPUs per node runs; one that does not train gets 0 GPUs.
-        repeat: how often in a row a job that trains is submitted; by default as its planned hours and the limit of a
-            job ask for, on Slurm. Each is stopped in time with a checkpoint, and the next goes on from there. One too
-            many ends at once. What follows is started only when the last one has reached the end of its training.
+        repeat: how often in a row a job that trains is submitted; by default as often as its longest planned hours
+            need under the limit of a job, on Slurm. Each is stopped in time with a checkpoint, from which the next
+            one resumes. One too many ends at once. The following job starts only if the last one has reached the end
+            of its training.
         dryrun: start nothing; write to this folder what would be sent, and print a table of the jobs. One that an
             earlier dry run wrote is replaced.
         tail_logs: print the logs of jobs on this machine.
 
     Raises:
-        ElasticError: a job failed; the folder of the dry run may not be written.
+        ElasticError: a job failed; the folder of the dry run may not be written; `repeat` jobs are too few by plan.
     """
     if repeat is not None:
-        integer("repeat", repeat, 1, "at least 1")
+        integer("--jobs", repeat, 1, "at least 1")
+    # it tells of each job that its files are packed already
+    logging.getLogger("nemo_run.core.execution.slurm").setLevel(logging.WARNING)
     if dryrun is not None:
         with (
             atomic_dir(dryrun, force=True, kind=Output("a dry run")) as folder,
@@ -88,10 +91,12 @@ def run_jobs(
         ):
             titles = _add(experiment, jobs, executors, repeat)
             write(experiment, folder, absolute(dryrun))
-        show(experiment.jobs, titles, jobs, absolute(dryrun))
+        show(experiment.jobs, titles, jobs, f"nothing is submitted. Files: {absolute(dryrun)}")
         return
     with jobs_end_with_this(), run.Experiment(name) as experiment:
-        _add(experiment, jobs, executors, repeat, tail_logs)
+        titles = _add(experiment, jobs, executors, repeat, tail_logs)
+        if any(one.time for one in jobs.values()):
+            show(experiment.jobs, titles, jobs, "each starts after the one before it")
         experiment.run(
             sequential=True, detach=not any(isinstance(job.executor, run.LocalExecutor) for job in experiment.jobs)
         )
@@ -142,17 +147,20 @@ def _seconds(limit: str) -> int:
 
 
 def _turns(title: str, one: Job, limit: str, left: int, repeat: int | None) -> int:
-    """How often in a row a job is submitted that has so many seconds before it is stopped."""
-    if not one.hours:
+    """How often in a row a job is submitted that has `left` seconds before it is stopped."""
+    if one.time is None:
         return repeat or 1
     if left <= 0:
         raise bad("time", limit, f"above {STOP_BEFORE // 60} minutes, before which a job is stopped with a checkpoint")
-    needed = math.ceil(3600 * one.hours / left)
-    if repeat is not None and repeat < needed:
-        print(
-            f"  {title}: up to {one.hours:.3g} hours by plan, {needed} jobs of {limit}; --jobs is {repeat}", flush=True
+    least, most = (math.ceil(3600 * hours / left) for hours in (one.time.hours, one.time.hours_high))
+    if repeat is not None and repeat < least:
+        allowed = (
+            f"at least {least} jobs of {limit}: {title} takes {one.time} by plan; without --jobs there are {most}"
         )
-    return repeat or needed
+        raise bad("--jobs", repeat, allowed)
+    if repeat is not None and repeat < most:
+        print(f"  {title}: up to {most} jobs of {limit} by plan; --jobs is {repeat}", flush=True)
+    return repeat or most
 
 
 def job(task: Callable[[], Any]) -> Any:

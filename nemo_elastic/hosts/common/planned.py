@@ -262,8 +262,7 @@ class PlannedFamily(ABC):
                 folder of conversations.
             long_data: of the later stages; `data` if not given.
             dir: folder for everything, an absolute path that all nodes see.
-            num_nodes, num_gpus_per_node, gpu: machines of a stage; `gpu` is h100 or h200, for the planner. The ranking
-                takes one node.
+            num_nodes, num_gpus_per_node, gpu: machines of a stage; `gpu` a key of `plan.GPUS`.
             curriculum: lengths, batches, steps and rates of the stages.
             tokenizer: folder or hub name; by default that of the folder of conversations, or of the host's recipe.
             layouts: one for each stage; the planner's if empty.
@@ -306,8 +305,8 @@ class PlannedFamily(ABC):
         run = self.planned(self.run_of(parent, data, dir, *more, **named))
         jobs = self.described(run)
         for job in run.jobs[1:-1]:
-            hours = duration(self._of_stage(number_of(job), run), jobs[job].steps).hours_high
-            jobs[job] = replace(jobs[job], hours=hours)
+            time = duration(self._of_stage(number_of(job), run), jobs[job].steps)
+            jobs[job] = replace(jobs[job], time=time)
         run_jobs(self.name, jobs, executors, repeat=repeat, dryrun=dryrun)
 
     def layout(

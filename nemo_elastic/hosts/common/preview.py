@@ -11,13 +11,14 @@ from typing import Any
 
 import nemo_run as run
 
+from nemo_elastic.io.values import three_digits
 from nemo_elastic.io.write import atomic_write
 
 from .curriculum_run import Job
 
 __all__ = ["show", "write"]
 
-COLUMNS = ("job", "nodes", "GPUs", "layout", "limit", "after")
+COLUMNS = ("job", "jobs", "nodes", "GPUs", "layout", "limit", "hours")
 
 
 def write(experiment: run.Experiment, folder: Path, final: Path) -> None:
@@ -52,24 +53,29 @@ def _command(job: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
-def show(sent: Sequence[Any], titles: Sequence[str], jobs: Mapping[str, Job], folder: Path) -> None:
-    """Print a table of all jobs, one after the other.
+def show(sent: Sequence[Any], titles: Sequence[str], jobs: Mapping[str, Job], said: str) -> None:
+    """Print a table of the jobs in their order, and the time of all by plan.
 
     Args:
-        sent: NeMo-Run's, in order.
-        titles: what each is a turn of: several where the time of a job is limited.
-        jobs: by title.
-        folder: where their files are.
+        sent: NeMo-Run's jobs, in order.
+        titles: for each the name in `jobs`: a stage is several jobs in a row where the time of a job is limited.
+        jobs: by name.
+        said: about them, after their number.
     """
-    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(sent)} jobs; nothing is submitted. Files: {folder}", title_justify="left", box=SIMPLE,
-                  show_edge=False, padding=(0, 1))  # fmt: skip
+    table = Table(title=f"{len(sent)} jobs; {said}", title_justify="left", box=None, padding=(0, 1), pad_edge=False)
     for column in COLUMNS:
-        table.add_column(column, no_wrap=True, justify="right" if column in ("nodes", "GPUs", "limit") else "left")
-    for i, (one, title) in enumerate(zip(sent, titles, strict=True)):
-        job, limit, after = jobs[title], getattr(one.executor, "time", "-"), sent[i - 1].id if i else "-"
-        table.add_row(one.id, str(job.nodes), str(job.nodes * job.devices), job.layout, limit, after)
-    Console(markup=False, soft_wrap=True, width=140).print(table)
+        table.add_column(column, no_wrap=True, justify="left" if column in ("job", "layout") else "right")
+    for title, job in jobs.items():
+        turns = [one for one, name in zip(sent, titles, strict=True) if name == title]
+        limit, time = getattr(turns[0].executor, "time", "-"), job.time
+        planned = "-" if time is None else f"{three_digits(time.hours)}-{three_digits(time.hours_high)}"
+        gpus = str(job.nodes * job.devices)
+        table.add_row(title, str(len(turns)), str(job.nodes), gpus, job.layout, limit, planned)
+    console = Console(markup=False, soft_wrap=True, width=140)
+    console.print(table)
+    times = [job.time for job in jobs.values() if job.time is not None]
+    if times:
+        console.print(f"all stages by plan: {sum(times[1:], times[0])}")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
+from typing import Any
 
 import nemo_elastic
 from nemo_elastic.errors import bad
@@ -20,14 +21,24 @@ from .planned import PlannedFamily
 
 __all__ = ["Row", "find_recipe"]
 
-#: host -> the package without which it has no families, and the class of these
+#: host -> the class of its families. On NeMo jobs are recipes and need NeMo; on Megatron-Bridge they are plain values
 HOSTS = {
-    "nemo": ("nemo", "nemo_elastic.hosts.nemo.curriculum.large:FamilyRecipe"),
-    "bridge": ("megatron.bridge", "nemo_elastic.hosts.bridge.curriculum:BridgeFamily"),
+    "nemo": "nemo_elastic.hosts.nemo.curriculum.large:FamilyRecipe",
+    "bridge": "nemo_elastic.hosts.bridge.curriculum:BridgeFamily",
 }
 #: the table, in the folder where a command is called, in the installed package, or beside the package in a clone
 PACKAGE = Path(nemo_elastic.__file__).parent
 TABLES = [place / "recipes" / "families.py" for place in (Path(), PACKAGE, PACKAGE.parent)]
+
+
+class Stock:
+    """A host's recipe by its import path, `module:function`, imported when it is called."""
+
+    def __init__(self, path: str) -> None:
+        self.__module__, self.__qualname__ = path.split(":")
+
+    def __call__(self) -> Any:
+        return resolve_name(f"{self.__module__}:{self.__qualname__}")()
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,14 @@ class Row:
         """The family, by its name in the table.
 
         Raises:
-            ModuleNotFoundError: its host is not installed.
+            ModuleNotFoundError: NeMo is not installed.
         """
-        package, kind = HOSTS[self.host]
-        require(package)
-        title = name if self.host == "nemo" else f"{name.rpartition('/')[2]}_{self.host}"
-        return resolve_name(kind)(title, resolve_name(self.stock), self.shape, self.block, self.chat)
+        if self.host == "nemo":
+            require("nemo")
+            title, stock = name, resolve_name(self.stock)
+        else:
+            title, stock = f"{name.rpartition('/')[2]}_{self.host}", Stock(self.stock)
+        return resolve_name(HOSTS[self.host])(title, stock, self.shape, self.block, self.chat)
 
 
 def find_recipe(name: str) -> Callable[[], PlannedFamily]:

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nemo_elastic.formats.folders import open_source
+from recipes.families import FAMILIES, family
 from tests.hosts.bridge.recipes import recipe_of
 from tests.workers import ROOT, work
 
@@ -36,7 +38,19 @@ def test_a_plan_is_made_of_a_recipe(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         main(["plan", "--recipe", "bridge/nemotron_elastic_30b_a3b", "--stage", "2", "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert not end.value.code and printed["parent"] == "nemotron_elastic_30b_a3b_bridge: nemotron-3-nano-30b-a3b"
-    assert printed["best"] == recipe_of("30b_a3b").layout(2, PAPER, 128, "h100").to_json()
+    assert printed["stages"][0]["best"] == recipe_of("30b_a3b").layout(2, PAPER, 128, "h100").to_json()
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.host == "bridge"])
+def test_a_machine_without_bridge_plans_the_same_layouts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are then written by the plan alone."""
+    from nemo_elastic.hosts.bridge import curriculum
+
+    run = family(name).run_of("/parent", ["/data"], "/runs", ["/long"])
+    built = {job: replace(one, task=None, stop=None) for job, one in family(name).described(run).items()}
+    monkeypatch.setattr(curriculum, "installed", lambda: False)
+    planned = {job: replace(one, task=None, stop=None) for job, one in family(name).described(run).items()}
+    assert planned == built
 
 
 @pytest.mark.slow(minutes=2)

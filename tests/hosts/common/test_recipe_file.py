@@ -37,14 +37,16 @@ def test_a_recipe_is_found_from_any_folder_which_may_have_its_own(
         find_recipe("nemotron_elastic_12b")
 
 
-def test_a_name_imports_no_host_and_its_family_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_imports_no_host_and_only_nemos_families_need_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("nemo", "megatron"):  # neither can be imported
         monkeypatch.setitem(sys.modules, package, None)
-    for name, package in (("nemotron_elastic_9b", "nemo"), ("bridge/nemotron_elastic_9b", "megatron.bridge")):
-        load = find_recipe(name)
-        with pytest.raises(ModuleNotFoundError) as missing:
-            load()
-        assert missing.value.name == package
+    with pytest.raises(ModuleNotFoundError) as missing:
+        find_recipe("nemotron_elastic_9b")()
+    assert missing.value.name == "nemo"
+    family = find_recipe("bridge/nemotron_elastic_9b")()
+    with pytest.raises(ModuleNotFoundError) as missing:
+        family.stock()
+    assert missing.value.name == "megatron.bridge"
 
 
 def test_a_file_of_ones_own_has_a_family(tmp_path: Path) -> None:
