@@ -247,7 +247,7 @@ class Router(nn.Module):
         return self._space.layers_of(axis).index(layer) if self._space.per_layer[axis] and axis in self.axes else 0
 
     def expected_cost(self, probabilities: Probabilities, budget: int | str) -> torch.Tensor:
-        """Expected cost over the target, of each limit of the budget, from its price tables: float64 [limits]."""
+        """Expected cost divided by its target, of each limit of the budget, by its price tables: float64 [limits]."""
         i, space = self.index(budget), self.space
         pi = {axis: p.double() for axis, p in probabilities.items()}
         hidden = pi[HIDDEN][0]

@@ -103,7 +103,7 @@ class Parent:
             sizes: values of sizes that are not given otherwise; the remaining ones have their defaults.
 
         Raises:
-            ElasticError: a field that is missing or wrong; a size that no layer has; blocks that do not divide.
+            ElasticError: a missing or wrong field; a size that no layer has; blocks that do not divide their axis.
         """
         names = _base_sizes()
         if len(ordered) > len(names) - 2:

@@ -72,9 +72,9 @@ def prepare(
         out: The folder to write; it appears when it is complete.
         sources: Files or folders, see `sources.find_files`: of texts alone, or of conversations alone.
         tokenizer: A folder with a tokenizer, or a model with one.
-        length: Tokens of a packed sequence, and the most of a conversation.
+        length: Most tokens of a conversation and of a packed sequence; texts keep theirs.
         too_long: `drop` or `cut` a longer conversation.
-        packed: `npy` for NeMo, `parquet` for Megatron-Bridge.
+        packed: Format of packed conversations: `npy` for NeMo, `parquet` for Megatron-Bridge.
         seed: Of the order of held-out texts, and of the packing.
         force: Replace an existing folder.
         progress: called with the name of the step and its finished share.

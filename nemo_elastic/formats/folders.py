@@ -171,7 +171,7 @@ def local_folder(given: str | os.PathLike[str], weights: bool = True) -> Path:
 
 
 def _library(what: str) -> Any:
-    """huggingface_hub, quiet where nobody watches."""
+    """huggingface_hub, quiet where nobody watches; `what` begins the error if it is not installed."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise ElasticError(f"{what}; to ask the hub, pip install huggingface_hub")
     if not sys.stderr.isatty():

@@ -134,7 +134,7 @@ def what_differs(one: Path, other: Path) -> str | None:
 
 
 def _merges(folder: Path) -> list[list[str]]:
-    """From the file: a tokenizer with gaps between its ids prints all of them when it is asked for its text."""
+    """Pairs that a BPE merges, in order, from the file: `Tokenizer.to_str` prints the ids that a vocabulary lacks."""
     merges = json.loads(read_text(folder / "tokenizer.json"))["model"].get("merges") or []
     return [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]  # as older files have them
 

@@ -82,7 +82,10 @@ def write_megatron_checkpoint(
 
 
 def write_cut(member: Checkpoint, out: str | os.PathLike[str], force: bool = False) -> Path:
-    """Write a member: the writer of `slice --format megatron`."""
+    """Write a member: the writer of `slice --format megatron`.
+
+    Layers that predict further tokens are left out where nothing describes them (`Checkpoint.prediction`).
+    """
     if member.prediction is None or not member.mtp:
         weights = without_mtp(member).as_torch()
         return write_megatron_checkpoint(out, member.parent, member.subnet, weights, force)

@@ -24,18 +24,18 @@ from nemo_elastic.nn.rows import Rows
 BOUNDS = ("cu_seqlens_q_padded", "cu_seqlens_q", "cu_seqlens")
 
 
-class Looked(Iterator):
-    """What a loader gives, once its tokens are seen to be in the vocabulary.
+class CheckedBatches(Iterator):
+    """A loader's micro-batches, unchanged, once their tokens are seen to be in the vocabulary.
 
-    On the CPU, where they still are, a look takes microseconds; on a GPU it would wait for all that was begun, an
+    On the CPU, where they still are, the check takes microseconds; on a GPU it would wait for all that was begun, an
     embedding that is on several ranks takes any token for zeros, and one that is not ends the process without a word.
 
     Args:
         loader: an iterator over micro-batches: a mapping with `tokens` and `labels`, or a tuple that begins with one.
 
     Attributes:
-        documents: of the last micro-batch, where they are kept apart; pipeline ranks that are given no tokens see
-            them here all the same, as each reads the data for itself.
+        documents: where documents end in the last micro-batch, see `documents_of`; pipeline ranks that are given no
+            tokens see them here all the same, as each reads the data for itself.
     """
 
     def __init__(self, loader: Iterator[Any], vocab: int, setting: str | None = None) -> None:

@@ -126,6 +126,8 @@ def save_own_moments(optimizer: Any) -> None:
 
 
 def _without_padding(buffers: Sequence[Any], stock: Callable[..., Any]) -> Callable[..., Any]:
+    """`stock`, an optimizer's method of the name below, with the places that `save_own_moments` wants in `buffers`."""
+
     def sharded_param_state_fully_reshardable(*args: Any, **kwargs: Any) -> Any:
         with ExitStack() as places:
             for buffer in buffers:

@@ -199,7 +199,12 @@ def _code(code: np.ndarray) -> Code:
 
 
 def _best(costs: np.ndarray, paid: np.ndarray) -> int:
-    """The cheapest; where prices tie to nine digits, the larger member, then the first."""
+    """Position of the smallest `paid`; of those that agree in nine digits, of the largest member, then the first.
+
+    Args:
+        costs: of each candidate by limit, [n, limits], see `Price.each`.
+        paid: of each candidate, [n]: its departure plus the price of its misses, or its departure per cost gained.
+    """
     scale = np.max(np.abs(paid[np.isfinite(paid)]), initial=0) or 1.0
     return int(np.lexsort((-costs.sum(axis=1), np.round(paid / scale, 9)))[0])
 

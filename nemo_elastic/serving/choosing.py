@@ -41,10 +41,10 @@ class Choosing:
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration = calibration
-        self._answering: dict[str, str] = {}  # request -> chosen member
-        self._costs: dict[str, float] = {}  # request without a chosen member -> its cost
-        self._reported: dict[str, str] = {}
-        self._larger: dict[str, str] = {}
+        self._answering: dict[str, str] = {}  # request -> chosen member; until then, the one that reads the prompt
+        self._costs: dict[str, float] = {}  # request without a chosen member -> its cost setting, between 0 and 1
+        self._reported: dict[str, str] = {}  # request -> member that computed this step's outputs
+        self._larger: dict[str, str] = {}  # request -> larger member, chosen in this step
 
     def take(self, request: Any, choice: Choice) -> None:
         if choice.cost is not None:

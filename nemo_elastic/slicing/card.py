@@ -187,7 +187,11 @@ def _table(parent: Parent, members: dict[str, Subnet], model: Checkpoint, limits
 
 
 def serving_spec(dtype: str, **other: Any) -> MemorySpec:
-    """The memory spec of serving weights in the dtype that a file has them in (the cache stays in bf16)."""
+    """The memory spec of serving weights in a dtype, with a bf16 cache unless `other` fields of the spec say so.
+
+    Args:
+        dtype: its name in a safetensors header or in `DTYPE_BYTES`; every other name counts as bf16.
+    """
     name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, dtype)
     name = name if name in DTYPE_BYTES else "bf16"
     assert name in DTYPE_BYTES

@@ -36,6 +36,7 @@ class Guard:
         """Look at the reduced gradients of this rank's parameters, which come from the input to the output.
 
         Where one is not finite, or a loss is not, the step is skipped or the run stopped, as the block says.
+        A step without a token that counts on any rank is skipped.
         """
         here = torch.stack([self._not_finite(named), self._counted(named)])
         not_finite, counted = self.host.positive_on_any_rank(here)
@@ -57,7 +58,7 @@ class Guard:
             print(f"  {line}; this step is skipped (elastic.nonfinite.action: skip)", flush=True)
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
-        """An optimizer's step that changes nothing where `check_gradients` found one to skip."""
+        """Wrap an optimizer's step: it changes nothing and gives `skipped` where `check_gradients` says to skip it."""
 
         def guarded() -> Any:
             return skipped if self._skip else step()

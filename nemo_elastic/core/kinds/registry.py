@@ -19,7 +19,7 @@ AXES = (HIDDEN, *(axis for kind in KINDS.values() if kind.always for axis in kin
 
 
 def register(kind: Kind) -> Kind:
-    """Add a kind to layer patterns, `elastic:` blocks, folders and the layout table.
+    """Add a kind to layer patterns, `elastic:` blocks, folders and the layout table (`core.layout.table`).
 
     Its forward pass is registered in `nn.forward.MIXERS` under the same name.
     """

@@ -109,7 +109,7 @@ def _way(stored: Quantization) -> Way:
 def _to_modelopt(
     modules: Mapping[str, Quantization], kinds: Sequence[Quantization], stay: list[str], cache: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """As ModelOpt's `export/quant_utils.py` and `export/convert_hf_config.py` write both."""
+    """`quantization_config` and `hf_quant_config.json`, by ModelOpt's `convert_hf_config.py` and `quant_utils.py`."""
 
     def named(way: Way) -> dict[str, Any]:
         return {"quant_algo": way.algorithm} | {k: n for k, n in way.weights.items() if k == "group_size"}

@@ -171,9 +171,14 @@ def regrouped(state: Any, groups: Sequence[Sequence[Mapping[str, Any]]]) -> Any:
 
 
 def _groups(state: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The recipe's groups for a loaded state's, of which the number of steps alone is kept.
+    """The entry of a loaded state that has its groups, with the recipe's in their place.
 
-    megatron-core finds groups by their rates, too, so a run could not go on at another rate.
+    Of a loaded group the number of steps and the list of weights stay. megatron-core finds groups by their rates, too,
+    so with the loaded ones a run could not continue at another rate.
+
+    Args:
+        state: of one optimizer, as the checkpoint has it.
+        own: the recipe's groups of this optimizer; those that the checkpoint lacks get those of its first.
     """
     inner = state.get("optimizer", state)
     saved = [{name: group[name] for name in ("step", "params") if name in group} for group in inner["param_groups"]]

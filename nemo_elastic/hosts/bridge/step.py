@@ -23,7 +23,7 @@ from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.formats.megatron.stored import ELASTIC
 from nemo_elastic.megatron.compat import named_parameters, with_globals
 from nemo_elastic.megatron.family_loop import FamilyLoop
-from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
+from nemo_elastic.megatron.gpt_tokens import CheckedBatches, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import family_models
 from nemo_elastic.nn.rows import Rows
@@ -86,10 +86,10 @@ class BridgeHost(MegatronHost):
         Where its documents end every stage knows: those in the middle are given packed data too, and other data is
         read apart on two stages at most (`checks.check_data`).
         """
-        looked = Looked(loader, self.core.vocab_size, self.setting)
-        tokens, labels, mask, *_ = whole_batch(looked, self.run.cfg, pg_collection=get_pg_collection(self.core))
+        batches = CheckedBatches(loader, self.core.vocab_size, self.setting)
+        tokens, labels, mask, *_ = whole_batch(batches, self.run.cfg, pg_collection=get_pg_collection(self.core))
         weights = None if mask is None else mask.float()
-        return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": looked.documents}
+        return {"tokens": tokens, "labels": labels, "loss_mask": weights, "documents": batches.documents}
 
     def weights_changed(self) -> None:
         self.optimizer.reload_model_params()  # its fp32 copies still hold the old ones

@@ -107,7 +107,9 @@ class PlannedFamily(ABC):
 
     @abstractmethod
     def stock_recipe(self, job: str, run: CurriculumRun) -> Any:
-        """The host's recipe of the parent for a job, not yet elastic; without a layout GPUs share nothing but experts.
+        """The host's recipe of the parent for a job (parent, rank, stage1 and so on), not yet elastic.
+
+        In a job without a layout (`layout_of`) every GPU holds the whole model, but for experts.
 
         Raises:
             ElasticError: no layout fits.

@@ -24,7 +24,7 @@ from nemo_elastic.megatron.choice import ElasticState
 from nemo_elastic.megatron.compat import with_globals
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 from nemo_elastic.megatron.family_loop import FamilyLoop
-from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
+from nemo_elastic.megatron.gpt_tokens import CheckedBatches, first_rows
 from nemo_elastic.megatron.megatron_host import MegatronHost
 from nemo_elastic.megatron.models import check_overlaps, family_models, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
@@ -246,13 +246,13 @@ class ElasticMambaModel(llm.MambaModel):
         Raises:
             ElasticError: they are not, or the data does not say where documents begin.
         """
-        looked = Looked(dataloader_iter, self.host.core.vocab_size, self.elastic_config.data.documents)
+        batches = CheckedBatches(dataloader_iter, self.host.core.vocab_size, self.elastic_config.data.documents)
         step = self.config.data_step_fn  # pyright: ignore[reportAttributeAccessIssue]
         if parallel_state.get_context_parallel_world_size() > 1:
             if step is not gpt_data_step:
                 raise bad("recipe.model.config.data_step_fn", step, "NeMo's own where ranks share sequences out")
             step = _whole_batch
-        return {**step(looked), "documents": looked.documents}
+        return {**step(batches), "documents": batches.documents}
 
     def training_forward_step(self, batch: dict[str, Any]) -> torch.Tensor:
         """What a pipeline stage passes on: NeMo calls it instead of `training_step` on all but the last."""

@@ -53,9 +53,12 @@ def firsts(batches: Any) -> list[list[int]]:
 
 def rows_of(dataset: Any, count: int, size: int, vocab: int = 200) -> Any:
     """As a host reads them."""
-    from nemo_elastic.megatron.gpt_tokens import Looked, first_rows
+    from nemo_elastic.megatron.gpt_tokens import CheckedBatches, first_rows
 
-    return first_rows(dataset, None, lambda loader: {**next(Looked(loader, vocab)), "documents": None}, count, size)
+    def read(loader: Any) -> Any:
+        return {**next(CheckedBatches(loader, vocab)), "documents": None}
+
+    return first_rows(dataset, None, read, count, size)
 
 
 def test_tokens_and_labels_are_as_the_loader_makes_a_batch_of_them() -> None:
@@ -125,20 +128,20 @@ def test_every_rank_looks_at_as_many_and_at_one_at_least(rank_of: Any) -> None:
     [("tokens", -1, False), ("labels", 8, False), ("labels", -100, True), ("tokens", 7, True)],
 )
 def test_what_a_loader_gives_is_looked_at(name: str, value: int, sound: bool) -> None:
-    from nemo_elastic.megatron.gpt_tokens import Looked
+    from nemo_elastic.megatron.gpt_tokens import CheckedBatches
 
     batch = {"tokens": torch.zeros(2, 3, dtype=torch.long), "labels": torch.ones(2, 3, dtype=torch.long)}
     batch[name][1, 2] = value
     for given in (batch, (batch, 0, 0), {**batch, "loss_mask": None}):
         if sound:
-            assert next(Looked(iter([given]), 8)) is given
+            assert next(CheckedBatches(iter([given]), 8)) is given
             continue
         with pytest.raises(ElasticError, match=rf"^data: {value} "):
-            next(Looked(iter([given]), 8))
+            next(CheckedBatches(iter([given]), 8))
 
 
 def test_a_micro_batch_says_where_its_documents_end_and_the_block_whether_it_matters() -> None:
-    from nemo_elastic.megatron.gpt_tokens import Looked, documents_of
+    from nemo_elastic.megatron.gpt_tokens import CheckedBatches, documents_of
 
     rows = {"tokens": torch.zeros(2, 6, dtype=torch.long), "labels": torch.zeros(2, 6, dtype=torch.long)}
     wanted = Documents(((2, 6), (6,)))
@@ -160,6 +163,6 @@ def test_a_micro_batch_says_where_its_documents_end_and_the_block_whether_it_mat
         documents_of(rows, "apart")
     with pytest.raises(ElasticError, match=r"^documents: \(1, 6\) "):
         documents_of(packed | {"cu_seqlens": torch.tensor([0, 2, 6])})
-    looked = Looked(iter([packed, rows]), 8)
-    seen = [(next(looked), looked.documents)[1] for _ in range(2)]
+    batches = CheckedBatches(iter([packed, rows]), 8)
+    seen = [(next(batches), batches.documents)[1] for _ in range(2)]
     assert seen == [wanted, None]

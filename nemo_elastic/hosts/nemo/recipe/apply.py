@@ -107,13 +107,16 @@ def change(
     changes: Changes | None = None,
     trains: bool = True,
 ) -> Changes:
-    """What `apply_elastic` does, for callers that change more and tell it together.
+    """What `apply_elastic` does, for callers that change more and print all changes together.
 
     Args:
         recipe, elastic: as there.
         options: its other arguments.
-        changes: if they began before.
-        trains: whether steps are taken, whose rates and batches may make no sense.
+        changes: the caller's record of its own changes so far; a new one by default.
+        trains: whether the job takes steps; otherwise rates and batches are not judged.
+
+    Returns:
+        The record, with notes and warnings; nothing is printed.
     """
     block = ElasticConfig.of(elastic).with_absolute_paths()
     options = replace(options, teacher=newest_of(options.teacher), previous=newest_of(options.previous, "previous"))
