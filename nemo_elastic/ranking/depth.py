@@ -82,7 +82,7 @@ class Depth:
 
     @property
     def squares(self) -> float:
-        """Sum of weight x logit^2 of the whole model over all pieces and ranks; `ElasticError` unless finite and not 0."""
+        """Sum of weight x logit^2 of the whole model over pieces and ranks; `ElasticError` unless finite and not 0."""
         if self._squares is None:
             each = (self._sum([squared_error(self._full(i), None, self._weights(i))]) for i in range(len(self.pieces)))
             self._squares = _checked_squares(sum(float(s) for (s,) in each))
