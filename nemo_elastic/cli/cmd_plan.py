@@ -90,7 +90,7 @@ def command(
         if total is not None and len(plans) > 1:
             typer.echo(f"\nboth stages: {total}")
         typer.echo("\nweights: with the teacher's; states: gradients and optimizer")
-        typer.echo("activ.: with the peak of the loss or of one layer's backward pass")
+        typer.echo("batch: activations, with the peak of the loss or of one layer's backward pass")
         typer.echo("Times leave out ranking, validation, saves and starts of jobs.")
     if not fits:
         raise typer.Exit(1)
@@ -138,7 +138,7 @@ class _Plan:
         memory = layout.memory
         sizes = {
             "weights": memory.weights + memory.teacher, "states": memory.gradients + memory.optimizer,
-            "activ.": memory.activations + max(memory.loss, memory.transient), "total": memory.total,
+            "batch": memory.activations + max(memory.loss, memory.transient), "total": memory.total,
         }  # fmt: skip
         return (
             {"layout": str(layout), "s/step": three_digits(layout.seconds)}
