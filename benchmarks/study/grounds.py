@@ -25,6 +25,7 @@ from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.layout import tensors
 from nemo_elastic.data.folder import DataFolder
+from nemo_elastic.errors import bad
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.train.members import Members
@@ -210,6 +211,8 @@ def _kept(file: Path, shape: Parent, batches: Callable[..., Iterator[MicroBatch]
 
 #: name -> (folder of the runs, steps of a parent that is trained here, folder of `make demo`) -> it
 GROUNDS: Mapping[str, Callable[[Path, int, Path], Ground]] = {"problems": _problems, "demo": _demo, "5m": _large}
+#: name -> folders of the demo that it reads
+READ: Mapping[str, tuple[str, ...]] = {"problems": (), "demo": ("data", "parent_hf"), "5m": ("data",)}
 
 
 def options(
@@ -221,5 +224,12 @@ def options(
 
 
 def ground_of(args: argparse.Namespace) -> Ground:
-    """The ground that was asked for, its parent trained now if no earlier call has."""
+    """The ground that was asked for, its parent trained now if no earlier call has.
+
+    Raises:
+        ElasticError: the ground is the demo's parent or text, and no demo has run.
+    """
+    missing = next((name for name in READ[args.ground] if not (args.demo / name).is_dir()), None)
+    if missing is not None:
+        raise bad("--demo", str(args.demo), f"a folder of `make demo`, which makes its {missing}/ in ten minutes")
     return GROUNDS[args.ground](args.runs, args.parent_steps, args.demo)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import torch
 
 from benchmarks.study import nesting, quantize, shapes
-from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh
+from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh, ground_of
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, WAYS, Family, Run, Study, Way
 from benchmarks.study.problems import LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 from nemo_elastic.core.precision import SCHEMES
+from nemo_elastic.errors import ElasticError
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
 
@@ -89,3 +91,10 @@ def test_what_untrained_losses_choose_is_reported_on_other_text() -> None:
     (line,) = shapes.judged_table(runs).splitlines()[2:]
     cells = [cell.strip() for cell in line.split("|")][1:-1]
     assert cells == ["50 %", "40", "0.40", "0.0400", "0.0500", "0.0600", "0.0800"]
+
+
+@pytest.mark.parametrize("ground", ["demo", "5m"])
+def test_a_study_of_the_demo_names_the_command_that_makes_one(tmp_path: Path, ground: str) -> None:
+    args = Namespace(ground=ground, demo=tmp_path, runs=tmp_path, parent_steps=1)
+    with pytest.raises(ElasticError, match=r"^--demo: .* a folder of `make demo`"):
+        ground_of(args)
