@@ -124,7 +124,6 @@ def run(place: Path, job: Job) -> dict[str, Any]:
     from megatron.bridge.training.pretrain import pretrain
 
     from nemo_elastic.hosts.bridge.apply import apply_elastic
-    from nemo_elastic.hosts.bridge.curriculum import train_to_the_end
     from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
     from nemo_elastic.hosts.bridge.step import ElasticStep
 
@@ -156,7 +155,7 @@ def run(place: Path, job: Job) -> dict[str, Any]:
     if job.callback is not None:
         elastic.callbacks.append(job.callback())
     done = elastic.ended
-    train_to_the_end(elastic)
+    elastic.pretrain()
     if job.kind == "rank" and not done:
         holds_weights_alone(elastic.forward_step)
     return facts

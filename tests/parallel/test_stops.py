@@ -80,6 +80,8 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     for name, how in STOPPED.items():
         if name in parts:
             (results[name],) = do(place, first(name, **how))
+    if "Ctrl-C" in parts:
+        (results["resumed"],) = do(place, first("Ctrl-C", steps=STEPS + 1))
     for name in ("whole", "row"):
         run = place / name / "stage1"
         history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -128,7 +130,7 @@ def test_what_a_row_leaves_is_what_one_job_leaves(results: dict[str, Any]) -> No
     [
         pytest.param("stock", 75, "step=2-last", marks=part("stock", long=True)),
         pytest.param("ranks", 75, "step=2-last", marks=part("ranks")),
-        pytest.param("Ctrl-C", 130, "step=1-last", marks=part("Ctrl-C")),
+        pytest.param("Ctrl-C", 130, "step=2-last", marks=part("Ctrl-C")),
     ],
 )
 def test_a_training_that_is_stopped_is_no_success(results: dict[str, Any], name: str, code: int, left: str) -> None:
@@ -139,6 +141,13 @@ def test_a_training_that_is_stopped_is_no_success(results: dict[str, Any], name:
     assert line.startswith("stopped: rank 0 of ")
     assert f", exit code {code}; {NEXT}" in line and line.endswith(left)
     assert "Traceback" not in run["said"][0]
+
+
+@pytest.mark.part("Ctrl-C")
+def test_the_start_after_ctrl_c_goes_on_and_names_other_steps(results: dict[str, Any]) -> None:
+    run = results["resumed"]
+    assert (run["codes"], run["left"][-1]) == ([0], f"step={STEPS}-last")
+    assert f"  resume: trainer.max_steps: {STEPS} -> {STEPS + 1}, from now on" in run["said"][0].splitlines()
 
 
 @pytest.mark.long

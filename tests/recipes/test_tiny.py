@@ -20,7 +20,7 @@ from tests.texts import library_text
 from tests.workers import environment
 
 ROOT = Path(__file__).parents[2]
-STEPS, LOCAL_SAVES = (8, 6), ["step=1-last", "step=3-last"]  # of `tiny_jobs`, and what is saved at Ctrl-C
+STEPS, LOCAL_SAVES = (8, 6), ["step=3-last", "step=5-last"]  # of `tiny_jobs`, and what is saved at Ctrl-C
 NAMES = ("1.6m", "1.1m", "0.8m")
 pytestmark = [pytest.mark.nemo, pytest.mark.dist, pytest.mark.slow(minutes=3), pytest.mark.long]
 

@@ -21,6 +21,7 @@ from nemo.lightning import io
 
 from nemo_elastic.hosts.common.experiment import local_executor
 from nemo_elastic.hosts.common.tiny import TINY
+from nemo_elastic.hosts.nemo.checkpoint.resume import StopInTime
 from nemo_elastic.hosts.nemo.curriculum.jobs import run_family
 from nemo_elastic.hosts.nemo.tiny.family import TinyFamily
 from nemo_elastic.hosts.nemo.tiny.recipe import TinyNemotronH
@@ -39,7 +40,10 @@ class Press(pl.Callback, io.IOMixin):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == PRESSED and trainer.global_rank == 0:
             os.kill(self.script, signal.SIGINT)
-            time.sleep(120)
+            (stops,) = (one for one in trainer.callbacks if isinstance(one, StopInTime))
+            end = time.monotonic() + 120
+            while not stops.ctrl_c.pressed and time.monotonic() < end:
+                time.sleep(0.1)
 
 
 def family_of(folder: Path) -> TinyFamily:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from megatron.bridge.training.pretrain import pretrain
 from megatron.bridge.utils.common_utils import get_rank_safe
 
 from nemo_elastic.config.block import ElasticConfig
+from nemo_elastic.errors import INTERRUPTED, STOPPED
 from nemo_elastic.hosts.common import rules
 from nemo_elastic.hosts.common.agreement import vocabulary_rows
 from nemo_elastic.hosts.common.changes import settings
@@ -82,19 +84,39 @@ class ElasticRun:
             settings(self.config) | fields | {f"rates.{name}": value for name, value in vars(callback.rates).items()}
         )
 
-    def pretrain(self) -> None:
+    def pretrain(self, stopped: int = STOPPED) -> None:
         """Train on this machine; a run whose folder has a checkpoint goes on from it, one that has ended does nothing.
+
+        SIGTERM, which Slurm sends before the time of a job is over, and Ctrl-C end it after the step under way, with a
+        checkpoint and a line that names it.
+
+        Args:
+            stopped: exit code after SIGTERM; with 0, jobs that depend on this one start.
 
         Raises:
             ElasticError: its checkpoints are all damaged, or of another block.
+            SystemExit: it was stopped before its end: INTERRUPTED by Ctrl-C, `stopped` by SIGTERM.
         """
         if self.ended:  # Bridge would write the last checkpoint over itself
             self.forward_step.before()
             if get_rank_safe() == 0:
                 print(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train", flush=True)
             return
-        with bridge_on_this_machine(self.config), own_groups():  # its own last checkpoint, too
-            pretrain(self.config, self.forward_step, callbacks=self.callbacks)
+        self.config.train.exit_signal_handler, ctrl_c = True, self.callbacks[0].ctrl_c
+        try:
+            with bridge_on_this_machine(self.config), own_groups():  # its own last checkpoint, too
+                pretrain(self.config, self.forward_step, callbacks=self.callbacks)
+        except SystemExit as end:
+            if end.code or self.ended:  # Bridge leaves with exit code 0 after a signal
+                raise
+            code, save = INTERRUPTED if ctrl_c.pressed else stopped, self.config.checkpoint.save
+            if get_rank_safe() == 0:
+                rest = BRIDGE.newest(Path(save)) if save else "no checkpoints are written"
+                where = f"step {self.forward_step.host.step} of {self.config.train.train_iters}"
+                print(f"stopped: after {where}, exit code {code}; {rest}", file=sys.stderr, flush=True)
+            raise SystemExit(code) from None
+        finally:
+            ctrl_c.stop()
 
 
 def apply_elastic(
@@ -228,8 +250,9 @@ def _run(
         refused = refused_overlaps(fields.ranks("pipeline"))
         check_overlaps({"ddp": recipe.ddp, "optimizer": recipe.optimizer}, refused)
         rules.check_vocabularies(fields, vocabulary_rows(options.teacher))  # which may not have been there
-        start, done = check_start(recipe.checkpoint, block, stage, previous, get_rank_safe() == 0, rank_only)
-        callback.rates = rates.after(done, fields.get("steps"))
+        first, steps = get_rank_safe() == 0, fields.get("steps")
+        start, done = check_start(recipe.checkpoint, block, stage, previous, first, rank_only, steps)
+        callback.rates = rates.after(done, steps)
         recipe.optimizer_config_override_provider.done_steps = done  # the next stage reads it
         return start
 

@@ -13,6 +13,7 @@ from megatron.bridge.training.checkpointing import CheckpointSaveContext
 from megatron.core import parallel_state
 
 from nemo_elastic.history import METRICS
+from nemo_elastic.hosts.common.ctrl_c import CtrlC
 from nemo_elastic.megatron.family_loop import from_last_rank
 from nemo_elastic.train.guard import Guard
 from nemo_elastic.train.metrics import Metrics
@@ -47,7 +48,7 @@ class ElasticCallback(Callback):
         rank_only: bool = False,
     ) -> None:
         self.step, self.rates, self.previous, self.label = step, rates, previous, label
-        self.rank_only = rank_only
+        self.rank_only, self.ctrl_c = rank_only, CtrlC()
         self.out, self.file = Path(out), Path(folder) / METRICS
 
     # ------------------------------------------------------------------ a training
@@ -68,6 +69,7 @@ class ElasticCallback(Callback):
         context.state.train_state.do_test = False  # Bridge would evaluate the test data at the end
         self._metrics = Metrics(self.file, self.label, context.state.cfg.train.train_iters, host.step, host.first)
         self.step.loop.run_began(self.out, "model.")
+        self.ctrl_c.start(host.first)  # during the ranking there is nothing to save
         if self.rank_only:
             self._save_ranking(context)
             context.state.cfg.train.train_iters = host.step  # Bridge asks before each step

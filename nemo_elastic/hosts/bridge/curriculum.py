@@ -48,22 +48,6 @@ STOCK_PRECISION = Precision("bf16", "fp32")
 KEPT = 2
 
 
-def train_to_the_end(built: ElasticRun, stopped: int = STOPPED) -> None:
-    """Train; SIGTERM, which Slurm sends before the time of a job is over, ends it with a checkpoint.
-
-    Args:
-        built: the run.
-        stopped: exit code if it is stopped before its end; with 0, jobs that depend on it start.
-    """
-    built.config.train.exit_signal_handler = True
-    try:
-        built.pretrain()
-    except SystemExit as end:  # Bridge leaves with exit code 0
-        if not end.code and not built.ended:
-            raise SystemExit(stopped) from None
-        raise
-
-
 @dataclass(frozen=True)
 class BridgeFamily(PlannedFamily):
     """A family that is trained from one of Megatron-Bridge's own recipes: a function without arguments."""
@@ -271,7 +255,7 @@ def run_job(
             pretrain(config, forward_step)
     else:
         built = recipe.build(job, curriculum)
-        train_to_the_end(built if watch is None else recipe.watched(built, *watch), stopped)
+        (built if watch is None else recipe.watched(built, *watch)).pretrain(stopped)
 
 
 def plain(family: BridgeFamily) -> dict[str, Any]:

@@ -120,7 +120,13 @@ def _of_step(folder: str, step: int) -> Path:
 
 
 def check_start(
-    checkpoint: Any, config: ElasticConfig, stage: int, previous: str | None, first: bool, rank_only: bool = False
+    checkpoint: Any,
+    config: ElasticConfig,
+    stage: int,
+    previous: str | None,
+    first: bool,
+    rank_only: bool = False,
+    steps: int | None = None,
 ) -> tuple[Path | None, int]:
     """Look at what a run is going to load, before it is loaded, and compare its block with the run's.
 
@@ -131,6 +137,7 @@ def check_start(
         previous: checkpoint of the stage before, for stages 2 and 3.
         first: whether this rank prints.
         rank_only: whether the run is a ranking.
+        steps: of the stage.
 
     Returns:
         What is going to be loaded, None for nothing but the teacher; and the steps of the stages before.
@@ -150,7 +157,7 @@ def check_start(
             hint = f", such as {left}" if left is not None else ""
             raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
         return None, 0
-    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed=resumed is not None)
+    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed is not None, steps)
     if resumed is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
         check_file(newest)  # by which Bridge finds it
     report(changed, first)

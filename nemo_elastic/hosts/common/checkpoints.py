@@ -29,7 +29,7 @@ from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
 from nemo_elastic.io.read import open_regular, read_bytes, read_json
 from nemo_elastic.io.write import absolute_if_there, atomic_write
 
-from .same_family import check_same_family
+from .same_family import check_same_family, other_steps
 
 __all__ = ["BRIDGE", "LIST", "NEMO", "NEWEST_STATE", "Checkpoints", "newest_of", "on_first", "remove", "report",
            "step_of", "write_list"]  # fmt: skip
@@ -44,7 +44,13 @@ _CUT_SHORT = "it was not written to its end"
 
 
 class Checkpoints(ABC):
-    """Which checkpoints a run resumes from and keeps; a host adds their names and its own checks."""
+    """Which checkpoints a run resumes from and keeps; a host adds their names and its own checks.
+
+    Attributes:
+        steps_field: the host's field with the steps of a stage.
+    """
+
+    steps_field: str
 
     # ------------------------------------------------------------------ of a host
 
@@ -132,12 +138,15 @@ class Checkpoints(ABC):
         goes_on = f"the run resumes from {chosen.name}" if chosen else "the run starts from the beginning"
         return chosen, [f"{line}; {goes_on}" for line in (*cut_short, *passed)]
 
-    def check_start(self, start: Path, config: ElasticConfig | None, stage: int, resumed: bool) -> list[str]:
+    def check_start(
+        self, start: Path, config: ElasticConfig | None, stage: int, resumed: bool, steps: int | None = None
+    ) -> list[str]:
         """Refuse to start from a damaged checkpoint or from another family's; `start` may be another run's.
 
         Args:
             config: the run's block; None for a run that is not elastic.
             stage, resumed: see `check_same_family`.
+            steps: of the stage, where it trains.
 
         Returns:
             A line for each setting that has another value from here on.
@@ -145,13 +154,18 @@ class Checkpoints(ABC):
         why = self.problem(start, weights=True)
         if why is not None:
             raise ElasticError(f"checkpoint: {start}: {why}; a training cannot start from it")
-        before = None if config is None else read_context(start).elastic
-        if config is None or (before is None and stage <= 1 and not resumed):  # a parent as it was: this run ranks it
+        context = None if config is None else read_context(start)
+        if config is None or context is None:
+            return []
+        before = context.elastic
+        if before is None and stage <= 1 and not resumed:  # a parent as it was: this run ranks it
             return []
         changes = check_same_family(before, config, start, stage, resumed)
         if f"{ELASTIC}parent_norm" not in Stored(start).sizes:
             old = "is of a run whose members have norms over their own width; none is trained so today"
             raise ElasticError(f"resume: {start} {old}: cut members out of it, or give another log directory")
+        if resumed and steps is not None and stage > 0:
+            changes += other_steps(self.steps_field, context.steps[1], steps, config, stage, self.step(start))
         return changes
 
     def done_steps(self, start: Path, stage: int, resumed: bool) -> int:
@@ -229,6 +243,8 @@ def remove(checkpoint: Path) -> None:
 class NemoCheckpoints(Checkpoints):
     """`step=499-last` with `weights/` and `context/`; what is marked when a run starts, NeMo itself removes."""
 
+    steps_field = "trainer.max_steps"
+
     def finished(self, folder: Path) -> list[Path]:
         last = [path for path in folder.glob("*last") if self.is_finished(path)]
         return sorted(last, key=lambda path: (self.step(path), path.lstat().st_mtime))  # not every copy keeps times
@@ -252,6 +268,8 @@ class BridgeCheckpoints(Checkpoints):
     Bridge starts from what a tracker names, whatever is left of that. It counts and removes what begins as its own do,
     so other names begin otherwise.
     """
+
+    steps_field = "train.train_iters"
 
     def finished(self, folder: Path) -> list[Path]:
         return [path for path in _iterations(folder) if self.is_finished(path)]

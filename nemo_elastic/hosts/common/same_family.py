@@ -43,6 +43,22 @@ def check_same_family(
     return [f"{text}, from now on" for _, text in changes]
 
 
+def other_steps(field: str, before: Any, now: int, config: ElasticConfig, stage: int, reached: int) -> Iterator[str]:
+    """A line where a resumed run has other steps than its checkpoint; in stage 1 the router's freeze moves with them.
+
+    Args:
+        field: the host's, of the steps.
+        before, now: steps of the stage in the checkpoint, and of the run.
+        config, stage: of the run.
+        reached: steps after which the checkpoint was saved.
+    """
+    if type(before) is not int or before == now:
+        return
+    old, new = (config.freeze_step(steps) for steps in (before, now))
+    moves = stage == 1 and reached < old != new
+    yield f"{field}: {before} -> {now}, from now on" + (f"; shapes freeze at step {new}, not {old}" if moves else "")
+
+
 def may_change(name: str, stage: int, resumed: bool) -> bool:
     """Whether a setting, by its dotted name, may have another value in a stage from here on."""
     steers = stage > 0 and resumed

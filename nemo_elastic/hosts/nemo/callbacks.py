@@ -5,7 +5,6 @@
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,9 +17,8 @@ from nemo.lightning import io
 from nemo.lightning.megatron_parallel import MegatronStep
 from nemo.utils.app_state import AppState
 
-from nemo_elastic.errors import ElasticError
 from nemo_elastic.history import METRICS
-from nemo_elastic.hosts.nemo.checkpoint.resume import correct_exit_code, ending_line
+from nemo_elastic.hosts.nemo.checkpoint.resume import correct_exit_code
 from nemo_elastic.io.write import is_temporary
 from nemo_elastic.megatron.family_loop import from_last_rank, tokens_counted
 from nemo_elastic.megatron.megatron_host import twice_as_wide
@@ -33,7 +31,7 @@ LOGGED = ("reduced_train_loss", "grad_norm", "lr")
 
 
 class ElasticCallback(pl.Callback, io.IOMixin):
-    """Finds shapes before the first step, compares and freezes them when due, logs what was measured, tells the end.
+    """Finds shapes before the first step, compares and freezes them when due, logs what was measured.
 
     Args:
         out: folder for the ranking, the search's trace and the frozen members (`ranking/`, `shapes.json`).
@@ -58,12 +56,6 @@ class ElasticCallback(pl.Callback, io.IOMixin):
         if not step.pl_module.loop.two_streams(training=not step.forward_only):
             return step
         return TwoStreams(**{field.name: getattr(step, field.name) for field in fields(MegatronStep)})
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        """Print one line before any traceback: why the run stops, and which checkpoint the next start resumes from."""
-        correct_exit_code(trainer, exception)
-        if not isinstance(exception, ElasticError):
-            print(ending_line(trainer, exception), file=sys.stderr, flush=True)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         for name, value in pl_module.loop.step_ended(trainer.global_step).items():

@@ -58,14 +58,14 @@ def test_a_process_builds_the_job_that_was_described(
 ) -> None:
     import fiddle
 
-    from nemo_elastic.hosts.bridge import curriculum
+    from nemo_elastic.hosts.bridge.apply import ElasticRun
 
     script("run", ["--slurm", *RECIPE, *DATA, *SLURM, *SSH, "--jobs", "1", "--dryrun", "dry"], tmp_path, monkeypatch)
     data = [0.7, "/data/code", 0.3, "/data/web"]
     family = recipe_of("12b")
     wanted = family.build_all(family.run_of("/checkpoints/12b", data, "/runs/12b"))
     built: list[tuple[Any, int]] = []
-    monkeypatch.setattr(curriculum, "train_to_the_end", lambda run, stopped=STOPPED: built.append((run, stopped)))
+    monkeypatch.setattr(ElasticRun, "pretrain", lambda run, stopped=STOPPED: built.append((run, stopped)))
     report = tasks(tmp_path / "dry")
     for name, run in wanted.items():
         fiddle.build(report[name])()
@@ -81,7 +81,7 @@ def test_a_process_has_all_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what a script passes on, and the block's own ranking."""
     import fiddle
 
-    from nemo_elastic.hosts.bridge import curriculum
+    from nemo_elastic.hosts.bridge.apply import ElasticRun
     from nemo_elastic.hosts.common.curriculum_run import CurriculumRun
 
     family = recipe_of("9b")
@@ -92,7 +92,7 @@ def test_a_process_has_all_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     run = replace(run, layouts=layouts, save_every=7, validations=3, workers=0, cuda=False, shape=family.parent)
     assert CurriculumRun.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     built: list[Any] = []
-    monkeypatch.setattr(curriculum, "train_to_the_end", lambda job, _: built.append(job.config))
+    monkeypatch.setattr(ElasticRun, "pretrain", lambda job, _: built.append(job.config))
     jobs = family.described(run)
     for name, tensor in (("rank", 1), ("stage1", 4), ("stage2", 8)):
         fiddle.build(jobs[name].task)()

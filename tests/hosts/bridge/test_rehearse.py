@@ -34,14 +34,15 @@ def test_every_setting_that_differs_has_its_reason(rehearsal: Any) -> None:
 def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import fiddle
 
-    from nemo_elastic.hosts.bridge import curriculum
+    from nemo_elastic.hosts.bridge.apply import ElasticRun
+    from nemo_elastic.hosts.bridge.platform import bridge_on_this_machine
     from nemo_elastic.hosts.common.changes import settings
     from nemo_elastic.rehearsal import run
     from nemo_elastic.rehearsal.short import parent_run
 
     built: list[Any] = []
-    monkeypatch.setattr(curriculum, "train_to_the_end", lambda job, _: built.append(job))
-    monkeypatch.setattr(curriculum, "pretrain", lambda config, _: built.append(config))
+    monkeypatch.setattr(ElasticRun, "pretrain", lambda job, _: built.append(job))
+    monkeypatch.setattr("megatron.bridge.training.pretrain.pretrain", lambda config, _: built.append(config))
     family, scaled = rehearsal.family, rehearsal.scaled
     _, wanted = run.rehearsal_jobs(family, scaled, rehearsal.short)
     for name, job in list(rehearsal.jobs.items())[:-1]:
@@ -50,7 +51,7 @@ def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch:
         built.clear()
         if name == "parent":
             recipe = family.parent_recipe(parent_run(scaled, rehearsal.short))
-            with curriculum.bridge_on_this_machine(recipe):
+            with bridge_on_this_machine(recipe):
                 assert settings(there) == settings(recipe)
         else:
             assert there.settings() == wanted[name], name

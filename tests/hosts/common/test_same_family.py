@@ -11,7 +11,7 @@ import yaml
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.hosts.common.same_family import FAMILY, RANKED, STEERING, check_same_family
+from nemo_elastic.hosts.common.same_family import FAMILY, RANKED, STEERING, check_same_family, other_steps
 
 BLOCK: dict[str, Any] = {
     "budgets": [{"name": "full"}, {"name": "half", "ratio": 0.5}],
@@ -79,3 +79,20 @@ def test_every_setting_that_is_named_exists() -> None:
 def test_a_checkpoint_that_is_not_elastic_is_refused() -> None:
     with pytest.raises(ElasticError, match="runs/one is not elastic"):
         changes(None, block())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "stage", "reached", "said"),
+    [
+        (10, 10, 1, 2, []),
+        (10, 20, 1, 2, ["steps: 10 -> 20, from now on; shapes freeze at step 10, not 5"]),
+        (10, 20, 1, 5, ["steps: 10 -> 20, from now on"]),
+        (10, 20, 2, 2, ["steps: 10 -> 20, from now on"]),
+    ],
+    ids=["same", "before the freeze", "after it", "stage 2"],
+)
+def test_other_steps_are_told_with_the_freeze_that_they_move(
+    before: int, now: int, stage: int, reached: int, said: list[str]
+) -> None:
+    config = block(router={"hidden": 8, "freeze_at": 0.5})
+    assert list(other_steps("steps", before, now, config, stage, reached)) == said

@@ -7,11 +7,13 @@ the only one, write the last checkpoint of a run again over itself, keep one alo
 whole; these do neither. What a whole checkpoint is, `hosts.common.checkpoints` says.
 
 Lightning ends a training on SIGTERM with a SystemExit without a code, NeMo's PreemptionCallback with code 0 once it
-has written a checkpoint: to whatever waits for success, both are a training that is done. Lightning makes 1 of Ctrl-C.
+has written a checkpoint: to whatever waits for success, both are a training that is done. Lightning makes 1 of Ctrl-C,
+and saves nothing.
 
 No `from __future__ import annotations` here: NeMo-Run reads annotations as types, for overrides.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +32,13 @@ from torch.distributed.checkpoint import CheckpointException
 from nemo_elastic.errors import INTERRUPTED, STOPPED, ElasticError
 from nemo_elastic.formats.megatron.stored import first_line
 from nemo_elastic.hosts.common.checkpoints import NEMO, on_first, report, write_list
+from nemo_elastic.hosts.common.ctrl_c import CtrlC
 from nemo_elastic.megatron.cpu import cuda_as_cpu
 
-__all__ = ["ElasticCheckpoint", "ElasticResume", "StopInTime", "correct_exit_code", "ending_line", "folder_of"]
+__all__ = ["FILENAME", "ElasticCheckpoint", "ElasticResume", "StopInTime", "correct_exit_code", "folder_of"]
 
+#: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
+FILENAME = "{step}"
 #: exit code of a training that was stopped without a checkpoint of its last step: a shell's code for SIGTERM
 TERMINATED = 143
 
@@ -79,7 +84,8 @@ class ElasticResume(nl.AutoResume):
             return
         block = getattr(model, "elastic_config", None)
         stage = 1 if block is None else model.stage
-        changed = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path))
+        steps = None if block is None else model.family.steps
+        changed = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path), steps=steps)
         if block is not None:
             model.start, model.done_steps = start, NEMO.done_steps(start, stage, bool(trainer.ckpt_path))
         report(changed, is_global_rank_zero())
@@ -123,6 +129,12 @@ class ElasticCheckpoint(nl.ModelCheckpoint):
         if trainer.ckpt_path:
             self._last_global_step_saved = trainer.global_step
 
+    def _save_last_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
+        """As the base class, once per state: after the last step NeMo would save it again, under the next epoch."""
+        last = self.last_model_path and ckpt_to_dir(self.last_model_path)
+        if not last or not on_first(lambda: NEMO.step(last) == trainer.global_step and NEMO.is_whole(last)):
+            super()._save_last_checkpoint(trainer, monitor_candidates)
+
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         saved, checkpoint = self._last_global_step_saved == trainer.global_step > 0, ckpt_to_dir(filepath)
         if saved and on_first(lambda: NEMO.is_whole(checkpoint)):  # all ranks save, or none
@@ -160,18 +172,24 @@ class Stopped(SystemExit):
 
 
 class StopInTime(PreemptionCallback):
-    """NeMo's callback that writes a checkpoint when a signal comes, after the step under way, and ends the process.
+    """On SIGTERM or Ctrl-C writes a checkpoint after the step under way, ends the process, and prints how it ended.
 
-    Where a checkpoint cannot be written the exit code is TERMINATED. A signal in the last step changes nothing.
+    The exit code is INTERRUPTED after Ctrl-C, and TERMINATED where a checkpoint cannot be written. A signal in the
+    last step changes nothing.
 
     Args:
-        sig: the signal; SIGTERM by default.
+        sig: the signal in place of SIGTERM.
         code: exit code. One of 0 lets go on what waits for the success of this job: the next one in a row.
     """
 
     def __init__(self, sig: int | None = None, code: int = STOPPED) -> None:
         super().__init__(sig)
         self.code = code
+        self.ctrl_c = CtrlC()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        super().on_train_start(trainer, pl_module)
+        self.ctrl_c.start(trainer.is_global_zero)
 
     @property
     def interrupted(self) -> bool:
@@ -188,7 +206,18 @@ class StopInTime(PreemptionCallback):
                 trainer.strategy.checkpoint_io.maybe_finalize_save_checkpoint(blocking=True)
         # a rank that has ended with an error would let a launcher kill those that still write
         trainer.strategy.barrier()
-        raise Stopped(self.code if is_saved(trainer) else TERMINATED)
+        raise Stopped(INTERRUPTED if self.ctrl_c.pressed else self.code if is_saved(trainer) else TERMINATED)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.ctrl_c.stop()
+        super().on_train_end(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Print one line before any traceback: why the run stops, and which checkpoint the next start resumes from."""
+        self.ctrl_c.stop()
+        correct_exit_code(trainer, exception)
+        if not isinstance(exception, ElasticError):
+            print(ending_line(trainer, exception), file=sys.stderr, flush=True)
 
 
 def correct_exit_code(trainer: pl.Trainer, exception: BaseException) -> None:

@@ -24,14 +24,11 @@ from nemo_elastic.hosts.common.changes import made_by
 from nemo_elastic.hosts.common.curriculum_run import Job, described
 from nemo_elastic.hosts.common.experiment import Executors as Executors
 from nemo_elastic.hosts.common.experiment import run_jobs
-from nemo_elastic.hosts.nemo.checkpoint.resume import StopInTime
+from nemo_elastic.hosts.nemo.checkpoint.resume import FILENAME, StopInTime
 from nemo_elastic.hosts.nemo.recipe.checks import NemoRecipe
 from nemo_elastic.plan.stages import PAPER as PAPER
 from nemo_elastic.plan.stages import Curriculum as Curriculum
 from nemo_elastic.plan.stages import Stage as Stage
-
-#: of checkpoints: `step=11-last` after 12 steps, for NeMo logs the step before it is counted
-FILENAME = "{step}"
 
 
 def end_of(log_dir: str, steps: int) -> str:

@@ -178,17 +178,19 @@ def _precision(fields: NemoRecipe, block: ElasticConfig) -> None:
 
 
 def _callbacks(fields: NemoRecipe, options: StageOptions) -> None:
+    given = fields.get("trainer.callbacks") or []
+    stops = next((one for one in given if made_by(one) is StopInTime), run.Config(StopInTime))
     # one that would turn the overlaps on again is left out
     kept = [
         callback
-        for callback in fields.get("trainer.callbacks") or []
-        if getattr(made_by(callback), "__name__", "") != "MegatronCommOverlapCallback"
+        for callback in given
+        if callback is not stops and getattr(made_by(callback), "__name__", "") != "MegatronCommOverlapCallback"
     ]
     folder = fields.get("save") or fields.get("log.log_dir") or "."
     if not any(made_by(callback) is MetricsWriter for callback in kept):
         kept.append(run.Config(MetricsWriter, label=f"stage{options.stage}"))
-    ours = run.Config(ElasticCallback, out=options.out or f"{folder}/elastic"), run.Config(StopInTime)
-    fields.made.trainer.callbacks = [*kept, *ours]
+    finds = run.Config(ElasticCallback, out=options.out or f"{folder}/elastic")
+    fields.made.trainer.callbacks = [*kept, finds, stops]  # Ctrl-C during the ranking has nothing to save
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
     fields.put("trainer.inference_mode", False)
 

@@ -11,7 +11,7 @@ import nemo_run
 
 from nemo_elastic.hosts.common.curriculum_run import CurriculumRun, Job, job_folder
 from nemo_elastic.hosts.common.tiny import PARENT_STEPS
-from nemo_elastic.hosts.nemo.curriculum.jobs import FILENAME, described_jobs, end_of
+from nemo_elastic.hosts.nemo.curriculum.jobs import described_jobs, end_of
 from nemo_elastic.hosts.nemo.curriculum.large import FamilyRecipe
 
 from .recipe import tiny_recipe
@@ -63,9 +63,7 @@ class TinyFamily(FamilyRecipe):
 
     def _recipe(self, job: str, run: CurriculumRun, **how: Any) -> nemo_run.Partial:
         (data,), plan = run.data, run.curriculum
-        recipe = tiny_recipe(
+        return tiny_recipe(
             data, run.folder(job), label=job, devices=run.devices, config=nemo_run.Config(self.stock),
             lr=plan.lr, warmup_steps=plan.warmup_steps, **how,
         )  # fmt: skip
-        recipe.log.ckpt.filename = FILENAME
-        return recipe

@@ -21,6 +21,7 @@ from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
 from nemo_elastic.data.folder import CHAT_MANIFEST, ChatFolder, DataFolder
 from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.hosts.nemo.callbacks import MetricsWriter
+from nemo_elastic.hosts.nemo.checkpoint.resume import FILENAME, StopInTime
 from nemo_elastic.hosts.nemo.folder_data import packed_chats, pretraining_data
 from nemo_elastic.hosts.nemo.optim import ElasticSchedule
 from nemo_elastic.hosts.nemo.platform.strategy import strategy_class
@@ -167,7 +168,7 @@ def _trainer(devices: int, tensor_parallel: int, steps: int, label: str) -> run.
         max_steps=steps,
         strategy=strategy,
         plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
-        callbacks=[run.Config(MetricsWriter, label=label)],
+        callbacks=[run.Config(MetricsWriter, label=label), run.Config(StopInTime)],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_progress_bar=False,
@@ -181,6 +182,7 @@ def _logger(out: str | Path, steps: int, label: str) -> run.Config:
     """NeMo's logs in a folder, with one checkpoint: that of the run's end."""
     checkpoint = run.Config(
         nl.ModelCheckpoint,
+        filename=FILENAME,
         save_last=True,
         every_n_train_steps=steps + 1,
         save_top_k=0,

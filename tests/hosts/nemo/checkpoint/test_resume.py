@@ -42,7 +42,8 @@ def start(checkpoint: Path, block: Any, stage: int, own: Path | None = None) -> 
     from nemo_elastic.hosts.nemo.checkpoint.resume import ElasticResume
 
     trainer = SimpleNamespace(strategy=SimpleNamespace(), ckpt_path=None, checkpoint_callback=SimpleNamespace())
-    model = SimpleNamespace(elastic_config=ElasticConfig.from_dict(block), stage=stage)
+    config, family = ElasticConfig.from_dict(block), SimpleNamespace(steps=4)
+    model = SimpleNamespace(elastic_config=config, stage=stage, family=family)
     restore = nl.RestoreConfig(path=str(checkpoint), load_optim_state=False)
     resume = ElasticResume(resume_if_exists=True, resume_ignore_no_checkpoint=True, restore_config=restore)
     resume.resume_from_directory = str(own or checkpoint.parent / "none")
