@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from families import FAMILIES, family
 
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.precision import SCHEMES
 from nemo_elastic.errors import bad, exit_in_one_line
 from nemo_elastic.hosts.common.curriculum_run import JOBS, NODES
@@ -220,6 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if way == "slurm" and args.host and not args.user:
         parser.error("--host needs --user")
     with exit_in_one_line():
+        if getattr(args, "config", None):
+            ElasticConfig.load(args.config)  # a mistake in it needs no host to be told
         if way == "job":
             return run_job(args)
         if way == "slurm":

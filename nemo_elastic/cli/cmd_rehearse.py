@@ -12,6 +12,7 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.log_capture import LogCapture
+from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import bad
 from nemo_elastic.hosts.common.recipe_file import find_recipe
 from nemo_elastic.io.outputs import Output, check_output, filled_dir, is_empty
@@ -55,6 +56,8 @@ def command(
     folder, kind = absolute(out).resolve(), Output("a rehearsal")
     if config is not None or not is_empty(folder):
         check_output(folder, force, config, kind=kind)
+    if config is not None:
+        ElasticConfig.load(config)  # a mistake in it needs no host to be told
     load = find_recipe(recipe)
     with LogCapture() as capture:
         with capture.live(capture.err, lambda: "the recipe's jobs and those of its rehearsal"):

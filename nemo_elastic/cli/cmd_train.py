@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,7 +65,10 @@ def train(
         train_on_bridge(given, factory, yaml, dryrun)
         return
     require("nemo")
-    from nemo_elastic.hosts.nemo.cli.entry import main
+    from nemo_elastic.hosts.common.logs import import_quietly
+
+    with import_quietly():
+        from nemo_elastic.hosts.nemo.cli.entry import main
 
     argv = [*given, *(["--dryrun"] if dryrun else [])]
     for name, value in (("--factory", factory), ("--yaml", yaml)):
@@ -78,7 +82,7 @@ def _check(yaml: str | None, overrides: list[str], starts: bool) -> None:
 
     file = RunFile.load(yaml).override([o for o in overrides if "=" in o and not o.startswith("-")])
     block = file.settings.get("elastic")
-    if isinstance(block, dict):  # it may also be the path of one
-        ElasticConfig.from_dict(block)
+    if isinstance(block, dict) or (isinstance(block, str) and Path(block).exists()):  # else a path on a cluster
+        ElasticConfig.of(block)
     if starts and "run" not in file.recipe and not any(o.startswith(("run.executor", "--to-")) for o in overrides):
         file.check_here()

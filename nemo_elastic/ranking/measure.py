@@ -36,6 +36,7 @@ def rank(
     provenance: Mapping[str, Any] | None = None,
     shards: Shards | None = None,
     together: int = 1,
+    samples: int = 0,
 ) -> Ranking:
     """Rank every axis of a model by forward passes only (method §3).
 
@@ -55,6 +56,7 @@ def rank(
         shards: the ranks that hold the model together; they see the same samples.
         together: tokens of batches, and of layers left out, that go through a layer before any enters the next: of a
             model whose layers are read from files, each is then read once for all of them.
+        samples: sequences of `batches` of all ranks, for `progress`; 0 where they are not known.
 
     Returns:
         The ranking; it does not depend on `parent.ffn_stripes`.
@@ -62,7 +64,7 @@ def rank(
     Raises:
         ElasticError: no batch, or activations or logits that are not finite.
     """
-    measuring = _Measuring(model, parent, options, reduce, shards, together)
+    measuring = _Measuring(model, parent, options, reduce, shards, together, samples)
     with torch.no_grad():
         measuring.add_batches(batches, progress)
         scores, basis = measuring.scores()
@@ -86,6 +88,7 @@ class _Measuring:
         reduce: Reduce | None,
         shards: Shards | None,
         together: int,
+        samples: int,
     ) -> None:
         self.model, self.parent, self.options = model, parent, options
         self.reduce, self.together = reduce, together
@@ -94,7 +97,7 @@ class _Measuring:
         measured = options.depth == "mse"
         self.depth = Depth(model, parent.num_layers, over_logits, shards, together) if measured else None
         self.samples = self.tokens = self.counted = self.depth_samples = self.length = 0
-        self.told = 0
+        self.told, self.share = 0, samples
         self.device = torch.device("cpu")
 
     def add_batches(self, batches: Iterable[Rows | torch.Tensor], progress: Progress | None) -> None:
@@ -120,6 +123,7 @@ class _Measuring:
         ranks, lengths = self._sum([1.0, float(first.ids_bl.shape[1])])
         self.length = int(lengths / ranks)
         self.depth_samples = -(-self.options.depth_samples // int(ranks))
+        self.share = -(-self.share // int(ranks))
 
     def _sum(self, values: list[float]) -> list[float]:
         """Sum over data-parallel ranks."""
@@ -154,7 +158,7 @@ class _Measuring:
         def done(number: int) -> None:
             told = before + sequences * number // layers
             if progress is not None and told > self.told:
-                progress("widths", told, 0)
+                progress("widths", told, self.share)
             self.told = told
 
         normed = through_together(self.model, range(layers), rows, self.statistics, done)

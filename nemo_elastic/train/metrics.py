@@ -65,8 +65,9 @@ class Progress:
     """Prints how far a training is: a line that moves in a terminal, few lines elsewhere."""
 
     def __init__(self, label: str, total: int, first: int) -> None:
-        self.label, self.total, self.first = label, total, first
+        self.label, self.total = label, total
         self._began = self._printed = time.monotonic()
+        self._since: tuple[float, int] | None = None  # when the first step was over: ranking and search are none
         self._part, self._terminal = PARTS * first // max(1, total), sys.stdout.isatty()
         self._losses: dict[str, float] = {}  # the last of each budget
 
@@ -78,16 +79,17 @@ class Progress:
     def show(self, done: int, line: Mapping[str, Any], prints: bool) -> None:
         """Note a step's losses; print them where it is time to, on a rank that prints."""
         now = time.monotonic()
+        began, first = self._since = self._since or (now, done)
         self._losses |= {k.removeprefix("loss_"): v for k, v in line.items() if k.startswith("loss_")}
         part, waited = PARTS * done // max(1, self.total), now - self._printed
         due = waited >= OFTEN if self._terminal else waited >= SELDOM or part > self._part
         if not prints or not (due or done == self.total):
             return
         self._printed, self._part = now, part
-        left = (now - self._began) / max(1, done - self.first) * (self.total - done)
+        left = "" if done == first else f"  {(now - began) / (done - first) * (self.total - done):4.0f} s left"
         losses = "  ".join(f"{name} {loss:.3f}" for name, loss in self._losses.items())
         losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
-        text = f"  {self.label}: step {done}/{self.total}  {losses}  {left:4.0f} s left"
+        text = f"  {self.label}: step {done}/{self.total}  {losses}{left}"
         moves = self._terminal and done != self.total
         print(f"\r\x1b[K{text}" if self._terminal else text, end="" if moves else "\n", flush=True)
 

@@ -100,15 +100,19 @@ def obtain_ranking(family: FamilyTraining, host: Host, out: Path) -> Ranking:
 
 def _measured(family: FamilyTraining, host: Host) -> Ranking:
     samples = family.config.importance.samples
+    units = {"widths": "sequences", "depth": "layers"}
     return rank(
         host.layers(),
         family.parent,
         host.sequences(samples, host.micro_batch_size),
         RankOptions.of(family.config, family.parent),
-        progress=lambda phase, done, total: _show(host, f"ranking: {phase} {done}/{total or '?'}", done, total, 4),
+        progress=lambda phase, done, total: _show(
+            host, f"ranking: {phase} {done}/{total} {units[phase]}", done, total, 4
+        ),
         reduce=host.sum_over_data_ranks,
         provenance={"sequences": samples, "length": host.seq_length},
         shards=host.shards(),
+        samples=samples,
     )
 
 

@@ -49,6 +49,18 @@ def test_few_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == ""
 
 
+def test_seconds_left_count_steps_and_not_the_ranking_before_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step is over after 100 s of ranking, search and kernels that compile; a step takes one."""
+    clock = iter([0.0, *(100.0 + step for step in range(10))])
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: next(clock))
+    train(0, 10)
+    first, *later = capsys.readouterr().out.splitlines()
+    assert "left" not in first
+    assert [line.rpartition("  ")[2].strip() for line in later] == [f"{left} s left" for left in range(8, -1, -1)]
+
+
 def test_a_line_that_moves_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(metrics, "OFTEN", 0.0)

@@ -25,6 +25,7 @@ from lightning.pytorch import LightningDataModule
 from nemo.collections import llm
 from nemo.collections.llm.gpt.data import PreTrainingDataModule
 from nemo.collections.llm.gpt.data.mock import MockDataModule
+from nemo_run.cli.api import _is_torchrun
 from nemo_run.cli.cli_parser import CLIException
 from nemo_run.cli.config import yaml_to_json, yaml_to_toml
 from nemo_run.cli.lazy import LazyEntrypoint, dictconfig_to_dot_list
@@ -34,6 +35,7 @@ from omegaconf import OmegaConf
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
 from nemo_elastic.hosts.common.changes import made_by
+from nemo_elastic.hosts.common.logs import errors_alone
 from nemo_elastic.hosts.common.run_file import RunFile, value_of
 from nemo_elastic.hosts.nemo.platform.strategy import without_cuda
 from nemo_elastic.hosts.nemo.recipe.apply import apply_elastic
@@ -81,6 +83,24 @@ class ElasticContext(run.cli.RunContext):
         except Exception:
             traceback.print_exc()  # NeMo-Run prints the message alone
             raise
+
+    def _execute_task(self, fn: Any, task_args: list[str]) -> None:
+        """Run a task; one that is confirmed and runs in this process is not printed whole, and NeMo logs to files."""
+        if self.dryrun or self.repl or not (self.direct or self.executor is None):
+            super()._execute_task(fn, task_args)
+            return
+        errors_alone()
+        task = self.parse_fn(fn, task_args)
+        if not (self.skip_confirmation or _is_torchrun()):
+            run.dryrun_fn(task, executor=self.executor)
+        if not self._should_continue(self.skip_confirmation):
+            typer.echo("nothing was started")
+            return
+        fields = NemoRecipe(task)
+        folder = fields.get("save") or fields.get("log.log_dir") or "."
+        if int(os.environ.get("RANK", 0)) == 0:
+            typer.echo(f"NeMo's own lines go to {folder}, into nemo_log_globalrank-*.txt and lightning_logs.txt")
+        run.run(task, name=self.name, plugins=self.plugins, direct=True)
 
     def parse_args(self, args: list[str], lazy: bool = False) -> Any:
         """NeMo-Run's own arguments, those that begin with `run.`; what it raises of a wrong one is one line."""

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a host logs of a run is in its log files; on the terminal stay errors, and what this package prints.
+
+A host and its neighbours log up to 400 lines before the first loss: process groups, indices of data, a line for each
+weight. No host is imported here: what its import prints is kept, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["errors_alone", "import_quietly"]
+
+
+def errors_alone() -> None:
+    """From here on let handlers that write to the terminal pass errors alone; those that write to files pass all."""
+    root = logging.getLogger()
+    if not root.handlers:  # where one is missing, a library adds one that passes more
+        root.addHandler(logging.StreamHandler())
+    named = [one for one in logging.Logger.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    for handler in {handler for logger in (root, *named) for handler in logger.handlers}:
+        if isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr):
+            handler.addFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+@contextmanager
+def import_quietly() -> Iterator[None]:
+    """While it lasts keep what this process prints, and print it only where an import fails.
+
+    The streams stay the same objects, so that handlers that an import makes write to the terminal afterwards.
+    """
+    screens = [os.dup(number) for number in (1, 2)]
+    with tempfile.TemporaryFile() as kept:
+        failed = False
+        try:
+            _lead((1, 2), (kept.fileno(), kept.fileno()))
+            yield
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            _lead((1, 2), screens)
+            for screen in screens:
+                os.close(screen)
+            if failed:
+                kept.seek(0)
+                os.write(2, kept.read())
+
+
+def _lead(numbers: tuple[int, int], targets: tuple[int, int] | list[int]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for number, target in zip(numbers, targets, strict=True):
+        os.dup2(target, number)

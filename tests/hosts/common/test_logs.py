@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
+# SPDX-License-Identifier: Apache-2.0
+"""What of a host's output reaches the terminal; each in a process of its own, as a command starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workers import environment
+
+LOGS = "from nemo_elastic.hosts.common.logs import errors_alone, import_quietly\n"
+
+
+def run(script: str, place: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LOGS + script]
+    return subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=60)
+
+
+def test_a_host_logs_to_its_file_and_errors_reach_the_terminal(tmp_path: Path) -> None:
+    script = """
+import logging
+logger = logging.getLogger("host")
+logger.setLevel(logging.INFO)
+logger.addHandler(logging.StreamHandler())
+logger.addHandler(logging.FileHandler("log.txt"))
+errors_alone()
+logger.info("process groups")
+logging.getLogger("neighbour").warning("no kernel")
+logger.error("a rank died")
+print("  search: 1/2 candidates")
+"""
+    done = run(script, tmp_path)
+    assert (done.stdout, set(done.stderr.splitlines())) == ("  search: 1/2 candidates\n", {"a rank died"})
+    assert (tmp_path / "log.txt").read_text() == "process groups\na rank died\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_an_import_prints_is_shown_where_it_fails(tmp_path: Path, fails: bool) -> None:
+    script = f"""
+import os, sys
+with import_quietly():
+    print("no kernel")
+    os.system("echo from C")
+    if {fails}:
+        raise ImportError("no host")
+print("trains")
+"""
+    done = run(script, tmp_path)
+    shown = [line for line in ("no kernel", "from C") if line in done.stdout + done.stderr]
+    assert shown == (["no kernel", "from C"] if fails else [])
+    assert ("ImportError: no host" in done.stderr) is fails and (done.stdout == "trains\n") is not fails
