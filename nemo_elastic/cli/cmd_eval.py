@@ -117,6 +117,8 @@ def _cells(row: dict[str, Any], several: bool) -> dict[str, str]:
     counts = ("parameters", "active_parameters", "tokens")
     out |= {name.replace("_", " "): f"{row[name]:,}" for name in counts if name in row}
     out |= {name: _number(row[name]) for name in ("loss", "perplexity") if name in row}
+    if "drafts" in row:
+        out["drafts accepted"] = _number(row["drafts"]["acceptance"])
     if "answers" in row:
         out["answers"] = f"{row['answers']['correct']}/{row['answers']['total']}"
     for task, metrics in row.get("tasks", {}).items():

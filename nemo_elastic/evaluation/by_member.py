@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of every member of families: loss, answers to problems, lm-eval tasks."""
+"""Evaluation of every member of families: loss, accepted drafts, answers to problems, lm-eval tasks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from nemo_elastic.core.cost import counts
 from nemo_elastic.data.eval_data import EvalData
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.checkpoint import Checkpoint
+from nemo_elastic.nn.prediction import Predictor
 from nemo_elastic.runtime import MemberModel, load_family, members_of
 
 from .accuracy import answer_accuracy
+from .drafts import accepted_drafts, predictor_of
 from .harness import Harness
-from .scoring import answer_loss
+from .scoring import answer_loss, answer_windows
 
 __all__ = ["Measures", "measured", "tokenizer_of", "wanted_members"]
 
@@ -40,13 +42,18 @@ class Measures:
     harness: Harness | None
     limit: int | None
 
-    def of(self, model: MemberModel, data: EvalData | None, tokenizer: Path | None) -> dict[str, Any]:
-        """The figures of one member on some data; lm-eval reads its text by the tokenizer in that folder."""
+    def of(
+        self, model: MemberModel, predictor: Predictor | None, data: EvalData | None, tokenizer: Path | None
+    ) -> dict[str, Any]:
+        """The figures of one member and its MTP layers; lm-eval reads its text by the tokenizer in that folder."""
         out: dict[str, Any] = {}
         if data is not None:
-            read = data.sample(self.seq_length + 1, -(-self.tokens // self.seq_length))
+            read = list(data.sample(self.seq_length + 1, -(-self.tokens // self.seq_length)))
             batch = max(1, FORWARD // self.seq_length)
             out = answer_loss(model, read, self.seq_length, batch, self.tokens).to_json()
+            if predictor is not None:
+                windows = answer_windows(read, self.seq_length, self.tokens)
+                out["drafts"] = accepted_drafts(model.weights, predictor, windows, batch).to_json()
         if data is not None and data.folder is not None:
             problems = data.folder.problems()[: self.problems]
             if problems:
@@ -93,8 +100,9 @@ def measured(
         for name in names:
             model = family.select(name)
             row = {"source": str(source.folder), "member": name, **counts(model.parent, model.subnet)}
+            predictor = None if data is None else predictor_of(source, model.subnet, device)
             try:
-                yield row | measures.of(model, data, tokenizer)
+                yield row | measures.of(model, predictor, data, tokenizer)
             except ElasticError as exc:
                 raise exc.within(name).within(source.folder) from None
             family.release()

@@ -112,10 +112,14 @@ def perplexity(
 def answer_loss(
     model: Model, documents: Iterable[Encoded], seq_length: int, batch: int = 8, max_tokens: int | None = None
 ) -> Loss:
-    """Mean loss over the tokens that count, in documents, each read from its beginning.
+    """Mean loss over the tokens that count in `answer_windows`; `ElasticError` for a loss that is no number."""
+    return _loss(model, answer_windows(documents, seq_length, max_tokens), batch)
 
-    Once `max_tokens` tokens count, no more documents are read. `ElasticError` where none counts, or for a loss that is
-    no number.
+
+def answer_windows(documents: Iterable[Encoded], seq_length: int, max_tokens: int | None = None) -> list[Rows]:
+    """Windows of `seq_length` inputs that have tokens that count, in documents, each read from its beginning.
+
+    Once `max_tokens` tokens count, no more documents are read. `ElasticError` where none counts.
     """
     windows: list[Rows] = []
     counted = 0.0
@@ -129,7 +133,7 @@ def answer_loss(
         raise ElasticError(
             "data: has no token that the loss counts: a text needs two tokens, a conversation an answer"
         )
-    return _loss(model, windows, batch)
+    return windows
 
 
 def _loss(model: Model, windows: Iterable[Rows], batch: int) -> Loss:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: Copyright (c) 2026 The nemo-elastic authors
 # SPDX-License-Identifier: Apache-2.0
-"""The first step of multi-token prediction (MTP) layers in torch: logits of the token after the next one.
+"""The first step of multi-token prediction (MTP) layers in torch: drafts of the token after the next one.
 
 As in megatron-core's `MultiTokenPredictionLayer` and vLLM's `nemotron_h_mtp`, a step reads the output of the model's
 final norm and the embedding of the next token, and the model's head reads what the step's final norm puts out.
@@ -26,13 +26,17 @@ class Predictor:
     Args:
         parent, member: shape of the model.
         prediction: its MTP layers.
-        state: their tensors, by Hugging Face's names.
+        state: their tensors, by Hugging Face's names. They may have another dtype than the model, in which they run.
+
+    Attributes:
+        state: the tensors of the first step.
     """
 
     def __init__(
         self, parent: Parent, member: Subnet, prediction: Prediction, state: Mapping[str, torch.Tensor]
     ) -> None:
         step = replace(prediction, steps=1)
+        self.state = {t.hf: state[t.hf] for t in step.tensors(parent, member)}
         self.parent, self.member = step.extend(parent), step.extend_member(parent, member)
         self.layers = self.member.layers[len(member.layers) :]
         self.ends: dict[str, torch.Tensor] = {}
@@ -42,8 +46,8 @@ class Predictor:
             place = self.ends if kind == "prediction" else self.own[t.index]
             place[name if t.number is None else f"{name}.{t.number}"] = state[t.hf]
 
-    def logits(self, trunk: Layers, hidden_bld: torch.Tensor, next_bl: torch.Tensor) -> torch.Tensor:
-        """Logits [b, l, v] of the tokens after the next ones.
+    def hidden(self, trunk: Layers, hidden_bld: torch.Tensor, next_bl: torch.Tensor) -> torch.Tensor:
+        """What the model's head reads [b, l, d] to give logits of the tokens after the next ones.
 
         Args:
             trunk: the model.
@@ -52,10 +56,23 @@ class Predictor:
         """
         model, ends, eps = trunk.weights, self.ends, self.parent.norm_eps
         read = rms_norm(trunk.embed(next_bl), ends["enorm"], eps), rms_norm(hidden_bld, ends["hnorm"], eps)
-        x_bld = torch.nn.functional.linear(torch.cat(read, -1), ends["eh_proj"])
+        x_bld = torch.nn.functional.linear(torch.cat(read, -1), ends["eh_proj"].to(hidden_bld.dtype))
         layers = [LayerWeights(layer, self.own[layer.index]) for layer in self.layers]
         member = Subnet(self.member.hidden, self.layers)
         step = Layers(Weights(self.parent, member, model.embedding, layers, ends["norm"], model.head))
         for index in step.indices:
             x_bld = step.layer(index, x_bld)
-        return step.head(step.norm(x_bld))
+        return step.norm(x_bld)
+
+    def beside(self, trunk: Layers, tokens_bl: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head reads to predict the tokens behind each but the first one, [b, l - 1, d] twice.
+
+        Returns:
+            Of the model, which gets no gradient; and of the MTP layers, which read one token less of the text.
+        """
+        with torch.no_grad():
+            x_bld = trunk.embed(tokens_bl)
+            for index in trunk.indices:
+                x_bld = trunk.layer(index, x_bld)
+            hidden_bld = trunk.norm(x_bld)
+        return hidden_bld[:, 1:], self.hidden(trunk, hidden_bld[:, :-1], tokens_bl[:, 1:])

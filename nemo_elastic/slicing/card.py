@@ -26,7 +26,7 @@ from nemo_elastic.formats.schemes import MODELOPT, Quantization
 from nemo_elastic.formats.tokenizer import find_tokenizer
 from nemo_elastic.io.values import human_bytes, three_digits
 
-from .lineage import Lineage
+from .lineage import MTP_TRAINED, Lineage
 
 __all__ = [
     "axis_title", "config_dtype", "family_card", "human", "human_bytes", "member_card", "needs_eager_experts",
@@ -159,7 +159,10 @@ def _notes(origin: Origin, whole: bool, predicting: int, left_out: str | None) -
         )
     if predicting:
         layers = f"layers that predict more than one token (MTP, {predicting:,} parameters)"
-        notes.append(f"The folder also has {layers}, with which engines may draft. The counts below leave them out.")
+        trained = ", which were trained behind this member" if MTP_TRAINED in origin.provenance else ""
+        notes.append(
+            f"The folder also has {layers}{trained}, with which engines may draft. The counts below leave them out."
+        )
     if left_out is not None:
         notes.append(f"Left out: {left_out}.")
     return "\n\n".join(notes)

@@ -22,11 +22,13 @@ from nemo_elastic.formats.folders import check_repo, is_repo, repo_of
 from nemo_elastic.formats.hf.reading import MEMBER_FILE
 from nemo_elastic.io.read import json_object, plain_yaml, read_text
 
-__all__ = ["CARD", "PUBLISHED", "Lineage", "is_ours", "lineage_of", "provenance_in"]
+__all__ = ["CARD", "MTP_TRAINED", "PUBLISHED", "Lineage", "is_ours", "lineage_of", "provenance_in"]
 
 CARD = "README.md"
 #: in a manifest's provenance: the weights were published by others, with their members
 PUBLISHED = "published"
+#: in a member's provenance: how its layers that predict further tokens (MTP) were trained
+MTP_TRAINED = "mtp_trained"
 #: a licence that is not in the hub's list has the id `other`, a name and a link
 _FORMS = {
     "license": re.compile("[a-z0-9][a-z0-9.+-]{0,63}"),

@@ -29,6 +29,7 @@ from nemo_elastic.io.values import integer
 
 from .beside import Check, beside_checks
 from .cutting import cut, is_torn, kept_parts, norm_factors, without_mtp
+from .lineage import MTP_TRAINED
 from .published import converts, member_of, same_cut
 
 if TYPE_CHECKING:
@@ -148,10 +149,12 @@ def _differing_cut(source: Checkpoint, larger: Subnet, smaller: Subnet) -> str |
 def cut_check(source: Checkpoint, family: Checkpoint) -> Check:
     """Compare a member with the family that it should be cut from, word for word.
 
-    Weights of norms that cuts multiply are equal to rounding: a cut of a cut rounds twice.
+    Weights of norms that cuts multiply are equal to rounding: a cut of a cut rounds twice. MTP layers are compared
+    unless the member lacks them, or they were trained behind it.
     """
-    right, present = cut(family, source.subnet, requantize=True), source.tensors
-    wanted = (right if source.mtp else without_mtp(right)).tensors  # a cut may be without them
+    right, trained = cut(family, source.subnet, requantize=True), MTP_TRAINED in source.origin.provenance
+    present = (without_mtp(source) if trained else source).tensors
+    wanted = (right if source.mtp and not trained else without_mtp(right)).tensors
     head = {"lm_head.weight"} if source.parent.tied else set()
     factors = norm_factors(family, source.subnet)
 
@@ -171,6 +174,8 @@ def cut_check(source: Checkpoint, family: Checkpoint) -> Check:
         figure = f"{len(wrong)} tensors differ, the first is {wrong[0]}"
     elif source.dtype != family.dtype:
         figure = f"every tensor, converted from {family.dtype} to {source.dtype}, byte for byte"
+    if trained:
+        figure += "; MTP layers were trained and are not compared"
     return Check("cut of the parent", not wrong, figure)
 
 

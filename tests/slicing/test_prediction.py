@@ -184,10 +184,7 @@ def test_a_rotated_family_drafts_nearly_as_its_parent_does(tmp_path: Path, sprea
     opened = open_source(out)
     predictor = Predictor(opened.parent, opened.subnet, LAYERS, {n: opened.torch(n) for n in opened.mtp})
     trunk = Layers(weights_of(opened.parent, opened.subnet, {n: opened.torch(n) for n in opened.names}))
-    x_bld = trunk.embed(TOKENS)
-    for index in trunk.indices:
-        x_bld = trunk.layer(index, x_bld)
-    logits = predictor.logits(trunk, trunk.norm(x_bld)[:, :-1], TOKENS[:, 1:])
+    logits = trunk.head(predictor.beside(trunk, TOKENS)[1])
     torch.testing.assert_close(logits, drafts(out, TOKENS), rtol=1e-4, atol=1e-4)
 
 
