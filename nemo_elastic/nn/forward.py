@@ -217,9 +217,16 @@ def mamba(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
 GATE_SHARE = 0.05
 
 
-def moe(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
-    """The chosen experts of each token, and the shared expert; squared ReLU, no gate, no bias."""
-    return _experts(x_bld, run) + _shared_expert(x_bld, run)
+#: (input of the experts [t, i], experts of each token [t, k], their weights [t, k]) -> their weighted sum [t, i]
+Grouped = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def moe(x_bld: torch.Tensor, run: LayerRun, grouped: Grouped | None = None) -> torch.Tensor:
+    """The chosen experts of each token, and the shared expert; squared ReLU, no gate, no bias.
+
+    `grouped` computes all experts at once; by default one runs after the other.
+    """
+    return _experts(x_bld, run, grouped) + _shared_expert(x_bld, run)
 
 
 def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,13 +255,27 @@ def gated_choice_scores(keys_te: torch.Tensor, gate_e: torch.Tensor | None) -> t
     return keys_te if gate_e is None else keys_te + GATE_SHARE * gate_e.detach().log()
 
 
-def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
+def _experts(x_bld: torch.Tensor, run: LayerRun, grouped: Grouped | None) -> torch.Tensor:
     x_td = x_bld.flatten(0, 1)
     chosen_tk, weight_tk = route(x_td, run)
     in_ti = x_td
     if run.parent.has(LATENT):
         in_ti = _gated(run.w.linear("latent_in", x_td), run, LATENT)
         run.watch("latent", in_ti.unflatten(0, x_bld.shape[:2]))
+    if grouped is not None:
+        out_ti = grouped(in_ti, chosen_tk, weight_tk)
+    else:
+        out_ti = _one_by_one(in_ti, chosen_tk, weight_tk, run, x_bld)
+    out_ti = out_ti.to(x_bld.dtype)
+    if run.parent.has(LATENT):
+        out_ti = run.w.linear("latent_out", _gated(out_ti, run, LATENT))
+    return out_ti.view_as(x_bld)
+
+
+def _one_by_one(
+    in_ti: torch.Tensor, chosen_tk: torch.Tensor, weight_tk: torch.Tensor, run: LayerRun, x_bld: torch.Tensor
+) -> torch.Tensor:
+    """`Grouped`, one expert after the other; shows a probe what it needs."""
     seen = _ExpertProbe.of(x_bld, run) if run.probe is not None else None
     out_ti = torch.zeros_like(in_ti, dtype=weight_tk.dtype)
     for expert, (at_n, weight_n) in _tokens_of(chosen_tk, weight_tk).items():
@@ -265,10 +286,7 @@ def _experts(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:
             seen.add(expert, at_n, h_nf, y_ni)
     if seen is not None:
         seen.show(run)
-    out_ti = out_ti.to(x_bld.dtype)
-    if run.parent.has(LATENT):
-        out_ti = run.w.linear("latent_out", _gated(out_ti, run, LATENT))
-    return out_ti.view_as(x_bld)
+    return out_ti
 
 
 def _shared_expert(x_bld: torch.Tensor, run: LayerRun) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from nemo_elastic.core.family import Parent, Subnet
+from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checkpoint import Checkpoint
 from nemo_elastic.formats.folders import open_source
@@ -22,6 +23,8 @@ from nemo_elastic.nn.weights import check_nested
 from .member_model import Companions, MemberModel
 from .storage import CutLayers, Storage, check_device
 
+#: layer with experts -> the first matrices of all of them [e, i, k], and the second [e, k, i]
+Stacks = Mapping[int, tuple[torch.Tensor, torch.Tensor]]
 #: name of the only member of a folder without names
 FULL = "full"
 
@@ -145,6 +148,14 @@ class FamilyRuntime:
     def release(self) -> None:
         """Drop cached members; models that are still in use are not changed."""
         self._selected.clear()
+
+    def stack_experts(self) -> Stacks:
+        """Put the experts of each layer of `held` into one block of memory, for engines that multiply by all at once.
+
+        Before a member is selected. It needs the memory of one layer's experts twice.
+        """
+        stacked, experts = self._storage.stacked, [layer for layer in self.held.layers if layer.type == MOE]
+        return {layer.index: (stacked("up", layer), stacked("down", layer)) for layer in experts}
 
     @property
     def nbytes(self) -> int:

@@ -23,9 +23,8 @@ import torch
 
 from nemo_elastic.core import layout
 from nemo_elastic.core.family import Layer, Parent, Subnet
-from nemo_elastic.core.kinds.mlp import FFN
 from nemo_elastic.core.kinds.record import Row
-from nemo_elastic.core.layout import by_name, keys, named, original, originals, selection
+from nemo_elastic.core.layout import by_name, keys, named, original, selection
 from nemo_elastic.core.prefix import Chain, Selection, nested_order
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.nn.functional import cast_dtype, count_not_finite
@@ -103,9 +102,6 @@ class Storage:
         """`stored` with dimension `dim` in nested order (remembered); unchanged if it already is."""
         index = None if t.layer is None else t.layer.index
         users = [m for m in members if index is None or index in m.by_index]
-        if t.row.each is not None:  # of members that have this one
-            assert index is not None
-            users = [m for m in users if t.number in originals(self.parent, t.row, self.held, m, index)]
         chain = tuple(dict.fromkeys(selection(self.parent, t.row, dim, self.held, m, index) for m in users))
         order = nested_order(chain)
         if order is None:
@@ -121,6 +117,17 @@ class Storage:
         for (name, dim), chain in self._chains.items():
             out[name] = out[name].index_select(dim, self._places[chain])
         return out
+
+    def stacked(self, name: str, layer: Layer) -> torch.Tensor:
+        """The tensors of one row of a layer of `held` as one, [number, out, in]: each of them becomes a view of it.
+
+        For products over all experts at once. Members that are cut later have views of it, too.
+        """
+        row = by_name(f"{self.parent.kind(layer.type).name}.{name}")
+        names = [named(row.hf, self._position[layer.index], number) for _, number in keys(row, layer)]
+        stack = torch.stack([self.tensors[hf] for hf in names])
+        self.tensors |= zip(names, stack, strict=True)
+        return stack
 
     @property
     def owned(self) -> dict[int, torch.Tensor]:
@@ -208,8 +215,11 @@ class CutLayers(Sequence[LayerWeights]):
         }
         tensors = {name: t for name, (t, _) in taken.items()}
         places = {name: at for name, (_, at) in taken.items() if at is not None}
-        if FFN in layer.widths and len(tensors["up"]) == layer.widths[FFN]:
-            places = {}  # `up` puts its channels out in the order in which `down` takes them in, whatever it is
+        for name in [name for name in places if "up" in name]:
+            up, down = places[name], places.get(name.replace("up", "down"))
+            whole = up.rows is not None and len(up.rows) == len(tensors[name])
+            if whole and down is not None and down.columns is up.rows:  # `down` reads the order in which `up` writes
+                del places[name], places[name.replace("up", "down")]
         return LayerWeights(layer, tensors, places)
 
 

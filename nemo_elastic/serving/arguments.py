@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nemo_elastic.core.kinds.attention import KV_HEADS, KV_STRIPES
-from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad
 from nemo_elastic.formats.folders import read_shapes
 from nemo_elastic.formats.hf.quant_config import quantization_of
@@ -110,13 +109,11 @@ def open_family(
 
 
 def _check_layers(folder: str | Path) -> None:
-    """Check that a family has no layers of a kind, and no precision, that is not served."""
+    """Check that a family is in full precision, and that its members share pages of the cache."""
     shapes = read_shapes(folder)
     if (low := quantization_of(shapes.config, shapes.folder)) is not None:
         scheme = low.scheme.precision
         allowed = f"a family in full precision, to share weights; slice members in {scheme} and serve each"
-    elif MOE in shapes.parent.types:
-        allowed = "a family without experts; `nemo-elastic chat` runs one"
     elif shapes.parent.has(KV_STRIPES):
         allowed = f"a family whose members keep all {KV_HEADS}, to share pages; slice a member and serve its folder"
     else:
@@ -185,8 +182,11 @@ def prepare_engine(args: Any) -> None:
         from vllm.config import CUDAGraphMode
 
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # the other runner is not tested
-        # a graph of the whole model would be one member's, whoever's turn it is
-        args.compilation_config.cudagraph_mode = CUDAGraphMode.NONE
+        # a graph of the whole model would be one member's, whoever's turn it is; pieces are compiled for each member
+        mode, allowed = args.compilation_config.cudagraph_mode, (CUDAGraphMode.PIECEWISE, CUDAGraphMode.NONE)
+        if mode is not None and mode not in allowed:
+            raise bad("cudagraph_mode", mode.name, "a family takes PIECEWISE, its default, or NONE")
+        args.compilation_config.cudagraph_mode = allowed[0] if mode is None else mode
 
 
 def _check_heads(parent: Parent) -> None:

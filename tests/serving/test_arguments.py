@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from argparse import Namespace
 from types import ModuleType, SimpleNamespace
@@ -161,6 +162,20 @@ def test_a_cpus_memory_is_not_taken_whole(folder, vllm, monkeypatch):
     args = engine(folder)
     prepare_engine(args)
     assert args.kv_cache_memory_bytes is None
+
+
+def test_a_gpu_has_cuda_graphs_of_pieces_which_are_each_one_members(folder, vllm, monkeypatch):
+    monkeypatch.setattr(sys.modules["vllm.platforms"], "current_platform", SimpleNamespace(is_cpu=lambda: False))
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    config, modes = ModuleType("config"), enum.Enum("CUDAGraphMode", ["NONE", "PIECEWISE", "FULL"])
+    config.CUDAGraphMode = modes
+    monkeypatch.setitem(sys.modules, "vllm.config", config)
+    for given, wanted in ((None, modes.PIECEWISE), (modes.PIECEWISE, modes.PIECEWISE), (modes.NONE, modes.NONE)):
+        args = engine(folder, compilation_config=SimpleNamespace(cudagraph_mode=given))
+        prepare_engine(args)
+        assert args.compilation_config.cudagraph_mode is wanted
+    with pytest.raises(ElasticError, match=r"^cudagraph_mode: 'FULL' .*PIECEWISE"):
+        prepare_engine(engine(folder, compilation_config=SimpleNamespace(cudagraph_mode=modes.FULL)))
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,21 @@ def write_served(place: Path) -> Path:
     return folder
 
 
+def write_experts(place: Path, parent: Parent) -> Path:
+    """A family of a parent with experts, of three members and a shape between them."""
+    save_tokenizer(train_tokenizer([TEXT], parent.vocab), place / "tokenizer")
+    narrow = {"latent": 32} if parent is LATENT else {}
+    members = {
+        "12b": parent.full,
+        "9b": parent.uniform(hidden=112, experts=6, expert_ffn=64, shared_ffn=120, mamba_heads=6, **narrow),
+        "6b": parent.uniform(hidden=96, experts=4, expert_ffn=32, shared_ffn=80, mamba_heads=6, **narrow),
+    }
+    extra = parent.uniform(hidden=104, experts=6, expert_ffn=48, **narrow)
+    family = Family.of(parent, members).with_extra("code", extra)
+    state = random_state(parent, parent.full, seed=0)
+    return write_family(place / "family", parent, state, family, place / "tokenizer", base=IDS)
+
+
 def _calibrate(folder: Path) -> None:
     """Let it choose by itself. Random members are equally good, so what a larger one gains is made up of signals."""
     family, random = load_family(folder), np.random.default_rng(0)

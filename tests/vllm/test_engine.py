@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemo_elastic.core.family import Parent
+from nemo_elastic.runtime import load_family
+
 from .expected import LARGE, SMALL, Expected
-from .families import SHAPES
+from .families import EXPERTS, LATENT, SHAPES, write_experts
 from .server import NEW, inside
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long]
@@ -51,3 +55,15 @@ def test_the_engine(expected: Expected, tmp_path: Any) -> None:
     assert sum(step["parts"] for step in steps) > 0, "prompts of auto whose last tokens came in several steps"
     assert all(report["salts"].values()), report["salts"]
     assert report["left"] == 0 == report["pages"], "when all is done the scheduler keeps nothing"
+
+
+@pytest.mark.parametrize("parent", [EXPERTS, LATENT], ids=["experts", "latent experts"])
+def test_members_with_experts(parent: Parent, tmp_path: Path) -> None:
+    """On one copy of the experts, by the runtime's loop, as vLLM has no kernel for them on a CPU."""
+    folder = write_experts(tmp_path, parent)
+    family, prompts = load_family(folder), [list(range(2, 2 + n)) for n in (3, 40, 150)]
+    jobs = [({"member": name}, ids) for ids in prompts for name in family.names]
+    report, said = inside("watch", folder, tmp_path, jobs=jobs, new=NEW)
+    assert report is not None, said[-3000:]
+    wanted = [family.select(name).generate([ids], NEW, ())[0] for ids in prompts for name in family.names]
+    assert report["tokens"] == wanted and len({tuple(x) for x in wanted}) == len(wanted)

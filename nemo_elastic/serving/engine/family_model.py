@@ -40,12 +40,15 @@ from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.attention import ATTENTION, ATTENTION_HEADS
 from nemo_elastic.core.kinds.mamba import MAMBA, MAMBA_HEADS
 from nemo_elastic.core.kinds.mlp import MLP
+from nemo_elastic.core.layout import by_name, originals
 from nemo_elastic.formats.folders import open_source
 from nemo_elastic.formats.hf.config import to_hf_config
 from nemo_elastic.nn.weights import LayerWeights, Weights
 from nemo_elastic.plugins import load_plugins
 from nemo_elastic.runtime import load_family
-from nemo_elastic.runtime.family_runtime import members_of
+from nemo_elastic.runtime.family_runtime import Stacks, members_of
+
+from .experts import ExpertsLayer
 
 logger = init_logger(f"vllm.{__name__}")  # vLLM shows only messages of its loggers
 
@@ -113,8 +116,9 @@ class FamilyForCausalLM(NemotronHForCausalLM):
         if self.family.underflowed:
             dtype = self.model_config.dtype
             logger.warning("%d weights are too small for %s, and are 0", self.family.underflowed, dtype)
+        stacks = self.family.stack_experts()
         for name, member in zip(self.names, self.members, strict=True):
-            member.read(self.family.select(name).weights)
+            member.read(self.family.select(name).weights, self.source.subnet, stacks)
         logger.info(
             "Family of %d models: %.1f MiB of weights, %.1f MiB for members",
             len(self.names), self.family.nbytes / 2**20, self.family.slice_bytes / 2**20,
@@ -169,7 +173,7 @@ class Member(nn.Module):
         # what is compiled is kept by a hash of these settings, which knows no widths: members would read each other's
         own.additional_config = {**own.additional_config, "nemo_elastic_member": [prefix, subnet.to_json()]}
         self.subnet = subnet
-        kinds = {**ALL_DECODER_LAYER_TYPES, "M": MambaLayer}
+        kinds = {**ALL_DECODER_LAYER_TYPES, "M": MambaLayer, "E": ExpertsLayer}
         with set_model_tag(prefix), set_current_vllm_config(own):
             self.model = NemotronHModel(vllm_config=own, prefix=f"{prefix}.model", decoder_layer_types=kinds)
         self.lm_head = ParallelLMHead(
@@ -182,14 +186,18 @@ class Member(nn.Module):
         return self.model.layers[at].mixer
 
     @torch.no_grad()
-    def read(self, weights: Weights) -> None:
-        """Use matrices as views, and copy vectors."""
+    def read(self, weights: Weights, held: Subnet, stacks: Stacks) -> None:
+        """Use matrices as views, and copy vectors. `stacks` are the experts of the layers of `held`, the family's."""
         self.model.embed_tokens.quant_method.weight = weights.embedding
         self.lm_head.quant_method.weight = weights.head
         self.model.norm_f.weight.copy_(weights.final_norm)
         for layer, cut in zip(self.model.layers, weights.layers, strict=True):
             layer.norm.weight.copy_(cut["pre_norm"])
-            _READ[cut.layer.type](layer.mixer, cut)
+            if (index := cut.layer.index) in stacks:
+                kept = originals(weights.parent, by_name("moe.up"), held, self.subnet, index)
+                layer.mixer.read(weights.parent, cut, *stacks[index], kept)
+            else:
+                _READ[cut.layer.type](layer.mixer, cut)
 
 
 def _place(layer: Any, weights: LayerWeights, *names: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm.config import CompilationMode, set_current_vllm_config
+from vllm.config import CompilationMode, CUDAGraphMode, set_current_vllm_config
 from vllm.platforms import current_platform
 
 from nemo_elastic.serving.choosing import SignalReader
@@ -34,6 +34,21 @@ class FamilyWorker(Worker):
                     model.use(name)
                     run()
         return super().determine_available_memory()
+
+    def compile_or_warm_up_model(self) -> Any:
+        """vLLM captures CUDA graphs of the largest member; then capture those of the others.
+
+        Each compiled piece of a member keeps its own graphs, one for each number of tokens.
+        """
+        times = super().compile_or_warm_up_model()
+        if self.vllm_config.compilation_config.cudagraph_mode != CUDAGraphMode.NONE:
+            model = self.get_model()
+            for name in model.names[1:]:
+                model.use(name)
+                with self._get_cudagraph_capture_context():
+                    self.model_runner.capture_model()
+            model.use(model.names[0])
+        return times
 
     def execute_model(self, scheduler_output: Any) -> Any:
         member = getattr(scheduler_output, "member", None)

@@ -17,9 +17,9 @@ from tests.serving.engine.beside import beside_vllm
 class Worker:
     """A worker that writes down what happens in it."""
 
-    def __init__(self, mode: int = 0, runner: tuple[str, ...] = ("profile_run",)) -> None:
+    def __init__(self, mode: int = 0, runner: tuple[str, ...] = ("profile_run",), graphs: int = 0) -> None:
         self.seen: list[str] = []
-        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode))
+        self.vllm_config = SimpleNamespace(compilation_config=SimpleNamespace(mode=mode, cudagraph_mode=graphs))
         self.model_runner = SimpleNamespace(**{name: lambda name=name: self.seen.append(name) for name in runner})
 
     def get_model(self) -> Any:
@@ -28,6 +28,13 @@ class Worker:
     def determine_available_memory(self) -> int:
         self.seen.append("measure")
         return 5
+
+    def compile_or_warm_up_model(self) -> str:
+        self.seen.append("warm up")
+        return "times"
+
+    def _get_cudagraph_capture_context(self) -> Any:
+        return nullcontext()
 
     def execute_model(self, scheduler_output: Any) -> Any:
         self.seen.append("step")
@@ -44,6 +51,7 @@ def worker(request: pytest.FixtureRequest) -> Iterator[Any]:
     parts = {
         "vllm.config": {
             "CompilationMode": SimpleNamespace(NONE=0),
+            "CUDAGraphMode": SimpleNamespace(NONE=0),
             "set_current_vllm_config": lambda _: nullcontext(),
         },
         "vllm.platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: device == "cpu")},
@@ -97,3 +105,11 @@ def test_all_members_are_compiled_and_memory_is_measured_with_the_largest(worker
 def test_where_nothing_is_compiled_nothing_runs_before(worker: Any) -> None:
     one = worker()
     assert one.determine_available_memory() == 5 and one.seen == ["measure"]
+
+
+def test_each_member_has_cuda_graphs_and_the_largest_runs_first(worker: Any) -> None:
+    one = worker(3, ("capture_model",), graphs=1)
+    assert one.compile_or_warm_up_model() == "times"
+    assert one.seen == ["warm up", "use half", "capture_model", "use small", "capture_model", "use full"]
+    without = worker(3, ("capture_model",))
+    assert without.compile_or_warm_up_model() == "times" and without.seen == ["warm up"]
