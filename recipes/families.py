@@ -29,6 +29,9 @@ NANO_30B = f"{H100}.nemotron_3_nano:nemotron_3_nano_pretrain_8gpu_h100_bf16_conf
 
 #: name -> host, its recipe of the parent, the parent's shape, the elastic block
 FAMILIES = {
+    # Members keep every layer and head, as those of NVIDIA's nested family do; NeMo 2.7 has no experts in hybrids.
+    "bridge/nemotron_elastic_30b_a3b": Row("bridge", NANO_30B, "nemotron-3-nano-30b-a3b", B30),
+    "bridge/nemotron_elastic_30b_a3b_sft": Row("bridge", NANO_30B, "nemotron-3-nano-30b-a3b", B30, chat=True),
     # Weights, gradients and teacher are 98 GB on one GPU and 49 GB on two, which leaves too little for the activations
     # of whole sequences: ranks share each (CP). The ranking takes one node, whose GPUs hold the parent: 24.6 GB.
     "nemotron_elastic_12b": Row("nemo", f"{LLM}:nemotron_nano_12b_v2.pretrain_recipe", "nemotron-nano-12b-v2", B12),
@@ -48,11 +51,9 @@ FAMILIES = {
         "bridge", f"{DENSE}:nemotron_nano_9b_v2_pretrain_config", "nemotron-nano-9b-v2", B9
     ),
     "bridge/nemotron_elastic_8b": Row("bridge", f"{DENSE}:nemotronh_8b_pretrain_config", "nemotron-h-8b", B8),
-    "bridge/nemotron_elastic_30b_a3b": Row("bridge", NANO_30B, "nemotron-3-nano-30b-a3b", B30),
     "bridge/nemotron_elastic_4b_sft": Row(
         "bridge", NANO_4B, "nemotron-3-nano-4b", CONF / "elastic_4b.yaml", chat=True
     ),
-    "bridge/nemotron_elastic_30b_a3b_sft": Row("bridge", NANO_30B, "nemotron-3-nano-30b-a3b", B30, chat=True),
 }
 
 

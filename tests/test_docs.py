@@ -83,8 +83,8 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("place")
-def test_the_readmes_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readmes_commands_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "conf").symlink_to(ROOT / "conf")
     done = [words for block in blocks(*SHELL, page=README) for words in block.commands() if words[0] == "nemo-elastic"]
     done = [words for words in done if words[1] != "train"]
     for words in done:
@@ -92,7 +92,7 @@ def test_the_readmes_commands_run(capsys: pytest.CaptureFixture[str]) -> None:
             main(words[1:])
         assert (ended.value.code or 0) == 0, f"{' '.join(words)}: {capsys.readouterr().err}"
         assert "--out" not in words or any(Path(words[words.index("--out") + 1]).iterdir())
-    assert {words[1] for words in done} == {"init", "inspect", "slice", "verify"}
+    assert {words[1] for words in done} == {"init", "inspect", "plan", "slice", "verify"}
 
 
 #: commands, and what they print; what another processor computes a little differently
@@ -156,7 +156,7 @@ def test_the_readmes_block_is_the_recipes_own() -> None:
     """The site includes the recipes' file itself; the README, which cannot, says the same."""
     (block,) = blocks("yaml", page=README)
     config = ElasticConfig.from_dict(OmegaConf.to_container(OmegaConf.create(block.text))["elastic"])
-    assert config == ElasticConfig.load(ROOT / "conf" / "elastic_12b.yaml")
+    assert config == ElasticConfig.load(ROOT / "conf" / "elastic_30b_a3b.yaml")
 
 
 @pytest.mark.nemo

@@ -67,9 +67,9 @@ def test_the_budget_loss_alone_finds_a_member_of_both_counts_of_the_30b():
     parent = config.parent_shape(NANO_30B)
     router = router_of(Space(parent, config.resolve_axes(parent)), config.budgets)
     optimizer = torch.optim.Adam(router.parameters(), 1e-2)
-    for step in range(100):
+    for step in range(200):
         optimizer.zero_grad()
-        tau, scale = router.schedule(step / 100)
+        tau, scale = router.schedule(step / 200)
         sum(router.budget_loss(router.gates(n, tau, scale, noise=(step, 0)), n) for n in ("23b", "12b")).backward()
         optimizer.step()
     for name, done in router.family().items():

@@ -279,8 +279,8 @@ def test_the_script_and_the_command_of_the_page_are_accepted(
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     names: dict[str, Any] = {"__name__": "train"}
     exec(lines, names)
-    assert [b.name for b in names["run"].forward_step.family.config.budgets] == ["12b", "9b", "6b"]
-    assert names["config"].checkpoint.load == "/runs/12b/checkpoints"
+    assert [b.name for b in names["run"].forward_step.family.config.budgets] == ["31b", "23b", "12b"]
+    assert names["config"].checkpoint.load == "/runs/30b/checkpoints"
     (words,) = (w for b in blocks("bash", page=page) for w in b.commands() if w[:2] == ["nemo-elastic", "train"])
     (tmp_path / "run.yaml").write_text(named_files(page)["run.yaml"])
     capsys.readouterr()
