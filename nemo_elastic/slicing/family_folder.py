@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_elastic.config.block import ElasticConfig
 from nemo_elastic.core.family import Parent, Subnet, first_difference
@@ -20,7 +20,9 @@ from nemo_elastic.core.manifest import CALIBRATION, FILE, Family
 from nemo_elastic.core.member import why_not_nested
 from nemo_elastic.errors import ElasticError, bad, inside
 from nemo_elastic.formats.checkpoint import Checkpoint, in_memory
+from nemo_elastic.formats.dtypes import stored_as
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.config import prediction_config
 from nemo_elastic.formats.hf.writing import FILES, SHARD_BYTES, Progress, write_checkpoints, write_text
 from nemo_elastic.io.outputs import Output, atomic_dir, check_output
 from nemo_elastic.io.read import json_object, read_json
@@ -29,7 +31,10 @@ from .card import family_card
 from .lineage import CARD, Lineage, is_ours, lineage_of
 from .slicer import MEMBERS, slice_members
 
-__all__ = ["FAMILY", "QUANTIZED", "read_members", "slice_family", "write_family"]
+if TYPE_CHECKING:
+    from nemo_elastic.ranking import Ranking
+
+__all__ = ["FAMILY", "QUANTIZED", "read_members", "slice_family", "with_prediction", "write_family"]
 
 #: in a manifest's provenance: how its weights got low precision
 QUANTIZED = "quantized"
@@ -142,16 +147,17 @@ def read_members(path: str | Path, parent: Parent, config: ElasticConfig) -> dic
     return out
 
 
-def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
+def slice_family(checkpoint: str, out: str, ranking: str | None = None, parent: str | None = None) -> None:
     """Write a trained checkpoint as a family folder, and every member as a separate folder.
 
     Args:
         checkpoint: what stage 2 left.
         out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
         ranking: folder of the ranking that sorted the weights, for the family's record.
+        parent: model that was ranked. Its layers that predict further tokens (MTP), which no host trains, come along.
     """
     for name, kind in (("family", FAMILY), ("members", MEMBERS)):
-        check_output(Path(out, name), True, checkpoint, ranking, kind=kind)
+        check_output(Path(out, name), True, checkpoint, ranking, parent, kind=kind)
     source = open_source(checkpoint)
     if source.family is None:
         raise bad("checkpoint", checkpoint, "an elastic checkpoint")
@@ -159,9 +165,25 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None) -> None:
     if ranking is not None:
         from nemo_elastic.ranking import Ranking
 
-        family = replace(family, ranking_digest=Ranking.load(ranking, family.parent).digest)
+        read = Ranking.load(ranking, family.parent)
+        family = replace(family, ranking_digest=read.digest)
+        if parent is not None:
+            source = with_prediction(source, open_source(parent), read)
     write_family(folder / "family", family.parent, source.tensors, family, source.companions,
                  base=source.config, force=True)  # fmt: skip
     members = {member.name: member.subnet for member in family}
     for cut in slice_members(folder / "family", folder / "members", members, force=True):
         print(f"{cut.out}: {cut.parameters:,} parameters", flush=True)
+
+
+def with_prediction(source: Checkpoint, parent: Checkpoint, ranking: Ranking) -> Checkpoint:
+    """A trained checkpoint with the MTP layers of its parent, sorted as the weights were before training."""
+    if parent.prediction is None or source.mtp:
+        return source
+    from .sorting import sorted_prediction
+
+    sort = sorted_prediction(parent, source.parent, ranking)
+    mtp = {name: tensor.cast(stored_as(name, source.dtype), name) for name, tensor in sort}
+    config = prediction_config(parent.prediction, parent.config["num_nextn_predict_layers"])
+    tensors = {**source.tensors, **mtp}
+    return replace(source, tensors=tensors, prediction=parent.prediction, config={**source.config, **config})

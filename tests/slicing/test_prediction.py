@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.core.prediction import Prediction, is_mtp
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.formats.checkpoint import in_memory
+from nemo_elastic.formats.checkpoint import in_memory, same_words
 from nemo_elastic.formats.folders import open_source, read_shapes
 from nemo_elastic.formats.hf.reading import open_tensors
 from nemo_elastic.formats.hf.writing import write_checkpoints
@@ -28,6 +29,8 @@ from nemo_elastic.nn.gates import Gates
 from nemo_elastic.nn.prediction import Predictor
 from nemo_elastic.nn.weights import cut as weights_of
 from nemo_elastic.ranking import Ranking, sort
+from nemo_elastic.slicing.cutting import without_mtp
+from nemo_elastic.slicing.family_folder import with_prediction
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from nemo_elastic.slicing.untrained import init_family
 from nemo_elastic.slicing.verification import verify
@@ -186,6 +189,25 @@ def test_a_rotated_family_drafts_nearly_as_its_parent_does(tmp_path: Path, sprea
     trunk = Layers(weights_of(opened.parent, opened.subnet, {n: opened.torch(n) for n in opened.names}))
     logits = trunk.head(predictor.beside(trunk, TOKENS)[1])
     torch.testing.assert_close(logits, drafts(out, TOKENS), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rotates", [True, False])
+def test_a_trained_family_takes_the_layers_of_its_parent(tmp_path: Path, rotates: bool) -> None:
+    """What a host trained has none: those of the parent are sorted as `init` sorts them."""
+    parent = unstriped(MOE)
+    folder = valued(tmp_path / "plain", parent)
+    ranking = rotating(Ranking.trivial(parent), 5) if rotates else shuffled(parent, 5)
+    ranking.save(tmp_path / "ranking")
+    init_family(folder, ElasticConfig.from_dict(BLOCK), tmp_path / "family", ranking=tmp_path / "ranking")
+    family, whole = open_source(tmp_path / "family"), open_source(folder)
+    read = Ranking.load(tmp_path / "ranking", family.parent)
+    trained = without_mtp(family)
+    taken = with_prediction(replace(trained, config={}), whole, read)
+    assert taken.tensors.keys() == family.tensors.keys() and taken.prediction == LAYERS
+    assert all(same_words(tensor, family.tensors[name]) for name, tensor in taken.tensors.items())
+    assert taken.config == {key: PREDICTION[key] for key in taken.config} and len(taken.config) == 2
+    assert with_prediction(trained, without_mtp(whole), read) is trained
+    assert with_prediction(family, whole, read) is family
 
 
 def test_what_has_been_changed_is_no_cut(tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ class BridgeFamily(PlannedFamily):
             config.tokenizer.vocab_size = None
         else:  # some of Bridge's recipes name one on a hub
             config.tokenizer.tokenizer_type, config.tokenizer.tokenizer_model = "NullTokenizer", None
+        if model.mtp_num_layers:  # `slice` takes these layers from the parent, and `specialize --mtp` trains them
+            model.mtp_num_layers = model.mtp_hybrid_override_pattern = None
         layout = self.layout_of(job, run)
         set_data(config, job, run, math.prod(run.machines(job)) if layout is None else layout.data)
         self.put(BridgeRecipe(config), job, run, layout)

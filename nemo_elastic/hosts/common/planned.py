@@ -192,9 +192,10 @@ class PlannedFamily(ABC):
         return nemo_run.Partial(slice_family, **self.slice_arguments(run))
 
     def slice_arguments(self, run: CurriculumRun) -> dict[str, Any]:
-        """Arguments of `slice_family`: the last stage's checkpoint, the run's folder, and the ranking."""
+        """Arguments of `slice_family`: the last stage's checkpoint, the run's folder, the ranking, and the parent."""
         ranking = run.block.ranking or os.path.join(run.folder("rank"), "elastic", "ranking")
-        return {"checkpoint": self.checkpoint_of(f"stage{run.last}", run), "out": run.dir, "ranking": ranking}
+        last = self.checkpoint_of(f"stage{run.last}", run)
+        return {"checkpoint": last, "out": run.dir, "ranking": ranking, "parent": run.parent}
 
     def described(self, run: CurriculumRun) -> dict[str, Job]:
         """All jobs of a run as an experiment takes them. Each is built here once: mistakes are reported now."""

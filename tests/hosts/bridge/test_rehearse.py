@@ -93,3 +93,38 @@ def test_the_command_rehearses_a_recipe(tmp_path: Path, name: str) -> None:
     assert all(check["ok"] is True for check in report["checks"].values()), failures(report)
     figures = report["checks"]["resumed"]
     assert 0 < figures["went_on_from"] <= figures["killed_after"] < figures["reached"] == 18
+
+
+@pytest.mark.rehearsal
+@pytest.mark.slow
+@pytest.mark.dist
+def test_members_keep_the_mtp_layer_of_a_parent_that_no_job_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's recipe with the block of the 30B; then the layer of its smallest member is trained."""
+    from nemo_elastic.cli import drafting
+    from nemo_elastic.core.prediction import is_mtp
+    from nemo_elastic.formats.folders import open_source
+    from nemo_elastic.slicing.verification import verify
+    from tests.slicing.helpers import run
+
+    env, out = environment(NEMORUN_HOME=str(tmp_path / "home")), tmp_path / "out"
+    env.pop("NEMO_ELASTIC_HF_PYTHON", None)
+    command = ["-W", "ignore", "-m", "tests.support.bridge", "-m", "tests.hosts.bridge.predicting", str(out)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=5400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((out / "rehearsal.json").read_text())
+    assert report["ok"], failures(report)
+    members = {folder.name: folder for folder in (out / "members").iterdir()}
+    family = open_source(out / "family")
+    assert len(members) == 3 and family.mtp and family.config["num_nextn_predict_layers"] == 2
+    for folder in members.values():
+        assert len(open_source(folder).mtp) > 8 and verify(folder, parent=out / "family", forward=False).ok
+    small = members[family.family.members[-1].name]
+    for name, value in (("STEPS", 30), ("LENGTH", 64), ("MEASURED", 16)):
+        monkeypatch.setattr(drafting, name, value)
+    code, said, err = run("specialize", small, "--mtp", "--data", out / "data", "--out", tmp_path / "small", "--json")
+    assert code == 0, err
+    figures = json.loads(said)
+    assert figures["after"]["acceptance"] > figures["before"]["acceptance"] + 0.1, figures
+    assert any(map(is_mtp, open_source(tmp_path / "small").tensors))
