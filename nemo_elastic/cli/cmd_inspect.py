@@ -12,6 +12,7 @@ import typer
 
 from nemo_elastic.cli import options
 from nemo_elastic.cli.show import describe, print_members, print_table
+from nemo_elastic.config.starter import starter_block
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.latency import LatencyTable
 from nemo_elastic.errors import printable
@@ -32,6 +33,8 @@ def command(
 ) -> None:
     """List the members: exact parameters, memory in service, widths per layer. The command reads no weights.
 
+    For a parent that is no family yet the command also prints an `elastic:` block to start with.
+
     Example: `nemo-elastic inspect family/`, or for programs `nemo-elastic inspect family/ --json`.
     """
     shapes = read_shapes(source)
@@ -50,6 +53,9 @@ def command(
     for name in shapes.extras:
         typer.echo(f"{printable(name)} is an extra shape: found after training, not trained itself, on no path")
     typer.echo(f"ranking: {shapes.origin.ranking or 'none'}")
+    if shapes.family is None and shapes.origin.name is None:
+        typer.echo("\nA block to start with, for `init --config` and `train`:\n")
+        typer.echo(starter_block(shapes.parent), nl=False)
 
 
 def _widths(parent: Parent, members: Mapping[str, Subnet]) -> Iterator[dict[str, str]]:

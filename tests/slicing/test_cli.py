@@ -133,6 +133,8 @@ def test_inspect(run, tmp_path):
 
 def test_init(run, family, tmp_path):
     plain_of(family, tmp_path / "plain")
+    block = "\nelastic:\n  budgets:\n"
+    assert block in run("inspect", tmp_path / "plain")[1] and block not in run("inspect", family)[1]
     (tmp_path / "elastic.json").write_text(json.dumps(BLOCK))
     arguments = ("init", tmp_path / "plain", "--config", tmp_path / "elastic.json", "--out", tmp_path / "made")
     code, out, err = run(*arguments)
