@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of the studies: kept one to a line as they come, read by the next call, and set into tables.
 
-The results behind the tables of docs/studies/baselines.md, context.md and real.md are in `kept/`.
+The results behind the tables of docs/evaluation.md, and of docs/studies/baselines.md, context.md and real.md, are in
+`kept/`.
 """
 
 from __future__ import annotations

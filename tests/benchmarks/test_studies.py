@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from argparse import Namespace
 from dataclasses import replace
 from itertools import islice
@@ -12,13 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study import nesting, quantize, shapes
+from benchmarks.study import drafts, nesting, quantize, shapes
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh, ground_of
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, WAYS, Family, Run, Study, Way
 from benchmarks.study.problems import LR, batches, problems
 from benchmarks.study.results import REPORTED, TUNED
 from nemo_elastic.core.precision import SCHEMES
+from nemo_elastic.data.build import build_data
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.evaluation import predictor_of
+from nemo_elastic.formats.folders import open_source
 
 GROUND = Ground(fresh(0), PROBLEM_AXES, batches, LR, "answers")
 
@@ -98,3 +102,19 @@ def test_a_study_of_the_demo_names_the_command_that_makes_one(tmp_path: Path, gr
     args = Namespace(ground=ground, demo=tmp_path, runs=tmp_path, parent_steps=1)
     with pytest.raises(ElasticError, match=r"^--demo: .* a folder of `make demo`"):
         ground_of(args)
+
+
+def test_drafts_are_measured_before_and_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    data = build_data(tmp_path / "data", [source], vocab=400, held_out_problems=8)
+    monkeypatch.setattr(drafts, "PARENT", replace(drafts.PARENT, vocab=400))
+    monkeypatch.setattr(drafts, "BUDGETS", {"100": None, "50": 0.5})
+    monkeypatch.setattr(drafts, "REPORTED", 4)
+    study = drafts.Study(data, 0, steps=6, parent_steps=2, scales=[1.0], runs=tmp_path)
+    study.all()
+    by = {(r.way, r.budget, r.steps): r for r in study.kept.results}
+    assert len(by) == 2 + 2 * 3 and {r.total for r in by.values()} == {4 * 127}
+    chosen, rotated = (predictor_of(open_source(tmp_path / f"{way}_0"), drafts.PARENT.full) for way in drafts.WAYS)
+    name = "mtp.layers.0.eh_proj.weight"
+    assert chosen is not None and rotated is not None and not torch.equal(chosen.state[name], rotated.state[name])
+    assert drafts.table(study.kept.results).count("\n") == 2 + 5
