@@ -39,7 +39,8 @@ def read(folder: Path) -> Model:
     config = json.loads((folder / "config.json").read_text())
     own = config.get("block_configs") or [{}] * config["num_hidden_layers"]
     layers = [
-        {"index": i, "type": _TYPES[symbol]} | strangers.widths_of(config | own[i], symbol)
+        {"index": i, "type": _TYPES[symbol], "top_k": (config | own[i]).get("num_experts_per_tok")}
+        | strangers.widths_of(config | own[i], symbol)
         for i, symbol in enumerate(config["hybrid_override_pattern"])
     ]
     tensors = {name: values.astype(np.float64) for name, values in read_tensors(folder).items()}
@@ -124,7 +125,7 @@ def _moe(model: Model, layer: Mapping[str, Any], w: Tensors, x_ld: np.ndarray) -
     for t, x_d in enumerate(x_ld):
         scores_e = 1 / (1 + np.exp(-w["mixer.gate.weight"] @ x_d))
         order = np.argsort(-(scores_e + w["mixer.gate.e_score_correction_bias"]), kind="stable")
-        best = order[: model.config["num_experts_per_tok"]]
+        best = order[: layer["top_k"]]
         x_i = w["mixer.fc1_latent_proj.weight"] @ x_d if "latent" in layer else x_d
         y_i = np.zeros_like(x_i)
         for e in best:

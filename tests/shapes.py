@@ -46,10 +46,13 @@ LATENT = replace(
 )
 MOE = replace(LATENT, sizes={size: n for size, n in LATENT.sizes.items() if size != "latent"})
 
+#: whose members may send a token to fewer experts
+TOP_K = replace(MOE, top_k=3, top_k_stripes=1)
+
 
 def having(axis: str) -> Parent:
     """One of them that has an axis."""
-    return next(parent for parent in (PARENT, GROUPS, LATENT) if axis in parent.axes)
+    return next(parent for parent in (PARENT, GROUPS, LATENT, TOP_K) if axis in parent.axes)
 
 
 #: losses by the words of tests and tables -> `elastic.distill`

@@ -37,13 +37,15 @@ def parents(
         tied: whether head and embedding are one; drawn by default.
         max_stripes: largest number of blocks of the FFN axis.
         kinds: symbols that the default pattern has; megatron-core of NeMo has no experts in a hybrid.
-        optional: key-value heads may be an axis, as they are where a block lists them.
+        optional: key-value heads and top-k may be axes, as they are where a block lists them.
         norms: norms of members may be over the parent's width, as they are in a rotated family.
     """
     upto = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     stripes, groups, kv_heads = upto(1, max_stripes), upto(1, 3), upto(1, 3)
     symbols = draw(pattern if pattern is not None else st.text(kinds, min_size=1, max_size=max_layers))
     own = draw(_experts(max_stripes)) if "E" in symbols else {}
+    if optional and "E" in symbols and draw(st.booleans()):
+        own["top_k_stripes"] = 1
     if optional and "*" in symbols and draw(st.booleans()):
         own["kv_heads_stripes"] = upto(1, 2)
         kv_heads = int(own["kv_heads_stripes"]) * upto(1, 2)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from nemo_elastic.core.family import Parent
-from nemo_elastic.core.kinds.registry import DEPTH, per_layer_axes, striped_axes
+from nemo_elastic.core.kinds.registry import DEPTH, axes_with_stripes, per_layer_axes
 from nemo_elastic.core.limits import (
     LIMITS,
     ActiveParametersLimit,
@@ -124,10 +124,10 @@ class AxisConfig:
             among the axes: widths for a layer that keeps all kv_heads; a layer that keeps half of them has half.
         per_layer: every layer may have another width (heterogeneous members), except for hidden and depth. These
             members need `trust_remote_code` in transformers and vLLM, and have no NeMo checkpoint.
-        stripes: FFN, kv_heads and axes of experts only: blocks of the axis. Any tensor-parallel size that divides it
-            keeps equal shares; for experts any expert-parallel size, for expert_ffn any expert-tensor-parallel one. 8
-            if not given (1 of expert_ffn: an expert is whole on its rank), lowered until it divides every choice; 1 in
-            `init` without a ranking, for weights that were sorted elsewhere.
+        stripes: FFN, kv_heads and axes of experts (not top_k) only: blocks of the axis. Any tensor-parallel size that
+            divides it keeps equal shares; for experts any expert-parallel size, for expert_ffn any
+            expert-tensor-parallel one. 8 if not given (1 of expert_ffn: an expert is whole on its rank), lowered until
+            it divides every choice; 1 in `init` without a ranking, for weights that were sorted elsewhere.
         keep_attention: Depth only: attention layers that every member keeps, the most important ones; 1 if not given.
             Without any, transformers cannot use its cache, llama.cpp cannot load the member, and recall of a long
             context rests on the Mamba state alone; 0 allows it.
@@ -159,8 +159,8 @@ class AxisConfig:
         axis = read(cls, {"choices": data} if isinstance(data, (list, tuple)) else data, field)
         if axis.per_layer and name not in per_layer_axes():
             raise bad(f"{field}.per_layer", True, "false: this axis has one choice for the whole model")
-        if axis.stripes is not None and name not in striped_axes():
-            raise bad(f"{field}.stripes", axis.stripes, f"only {', '.join(striped_axes())} have stripes")
+        if axis.stripes is not None and name not in axes_with_stripes():
+            raise bad(f"{field}.stripes", axis.stripes, f"only {', '.join(axes_with_stripes())} have stripes")
         if axis.keep_attention is not None and name != DEPTH:
             raise bad(f"{field}.keep_attention", axis.keep_attention, "only depth drops layers")
         return axis
@@ -172,7 +172,7 @@ class AxisConfig:
         fields = whole["properties"]
         if name not in per_layer_axes():
             fields["per_layer"]["const"] = False
-        for axes, setting in ((striped_axes(), "stripes"), ((DEPTH,), "keep_attention")):
+        for axes, setting in ((axes_with_stripes(), "stripes"), ((DEPTH,), "keep_attention")):
             if name not in axes:
                 del fields[setting]
         return {"anyOf": [_CHOICES.schema(), whole]}

@@ -3,14 +3,16 @@
 """A mixture of experts at the widths of the micro-batch's member: megatron-core's parameters, dispatcher and sharding.
 
 A dropped expert's logit and bias are -inf before the top k are taken, so no token is sent to it: the dispatcher and
-expert parallelism stay as they are, and it costs nothing. All other widths are slices of the weights. All ranks of an
-expert-parallel group run the same member in the same micro-batch (`train.samples`).
+expert parallelism stay as they are, and it costs nothing. Router and dispatcher take the top-k of the member's layer.
+All other widths are slices of the weights. All ranks of an expert-parallel group run the same member in the same
+micro-batch (`train.samples`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,9 +33,9 @@ from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_layer import MoETransformerLayer, TransformerLayerSubmodules
 
-from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, SHARED_FFN, TOP_K
 from nemo_elastic.core.prefix import Selection
-from nemo_elastic.nn.forward import gated_choice_scores
+from nemo_elastic.nn.forward import choose
 from nemo_elastic.nn.gates import LayerGates
 
 from .choice import WHOLE, ForwardChoice, is_recomputing
@@ -88,15 +90,17 @@ class ElasticRouter(TopKRouter):
             logits_te = logits_te.masked_fill(dropped_e, -math.inf)
             bias_e = bias_e.masked_fill(dropped_e, -math.inf)
         logits_te = self.apply_z_loss(logits_te)
-        if gate_e is None:
+        top_k = _top_k(run, index, self.topk)
+        if gates is None and top_k > 1:
             weights_te, chosen_te = topk_routing_with_score_function(
-                logits_te, self.topk, scaling_factor=self.config.moe_router_topk_scaling_factor,
+                logits_te, top_k, scaling_factor=self.config.moe_router_topk_scaling_factor,
                 score_function="sigmoid", expert_bias=bias_e,
             )  # fmt: skip
         else:
-            weights_te, chosen_te = self._gated(logits_te, bias_e, gate_e)
+            weights_te, chosen_te = self._chosen(logits_te, bias_e, top_k, gates)
         if self.training and torch.is_grad_enabled():
-            weights_te = self._balanced(weights_te, logits_te, x_sbd.shape[:2])
+            with _swapped(self, topk=top_k):
+                weights_te = self._balanced(weights_te, logits_te, x_sbd.shape[:2])
             if run.is_whole and not is_recomputing():
                 # a smaller member sends its tokens to fewer experts: by its counts, those would be pushed away
                 self.local_tokens_per_expert += chosen_te.detach().sum(0)
@@ -108,15 +112,13 @@ class ElasticRouter(TopKRouter):
     )
     apply_z_loss = with_globals(TopKRouter.apply_z_loss, get_moe_metrics_tracker=lambda: _tracker())
 
-    def _gated(
-        self, logits_te: torch.Tensor, bias_e: torch.Tensor, gate_e: torch.Tensor
+    def _chosen(
+        self, logits_te: torch.Tensor, bias_e: torch.Tensor, top_k: int, gates: LayerGates | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """megatron-core's choice, under soft gates: see `nn.forward.route`."""
+        """megatron-core's choice, under soft gates, or of one expert, whose weight megatron-core does not scale."""
         scores_te = logits_te.float().sigmoid()
-        chosen_tk = gated_choice_scores(scores_te + bias_e, gate_e).topk(self.topk, 1, sorted=False).indices
-        weight_tk = scores_te.gather(1, chosen_tk)
-        weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20)
-        weight_tk = weight_tk * (self.config.moe_router_topk_scaling_factor or 1.0) * gate_e[chosen_tk]
+        scaling = self.config.moe_router_topk_scaling_factor or 1.0
+        chosen_tk, weight_tk = choose(scores_te, bias_e, top_k, scaling, gates)
         none = torch.zeros_like(scores_te)
         weights_te = none.scatter(1, chosen_tk, weight_tk).type_as(logits_te)
         return weights_te, none.scatter(1, chosen_tk, 1.0).bool()
@@ -139,6 +141,25 @@ class _Unlogged:
 
 def _tracker() -> Any:
     return _Unlogged() if is_recomputing() else get_moe_metrics_tracker()
+
+
+def _top_k(run: ForwardChoice, index: int, whole: int) -> int:
+    """Experts to which the run sends a token of a layer; `whole`: as many as the model does."""
+    layer = run.layer(index)
+    return whole if layer is None else layer.widths.get(TOP_K, whole)
+
+
+@contextmanager
+def _swapped(owner: Any, **values: Any) -> Iterator[None]:
+    """The body sees other values of attributes that megatron-core reads inside one call."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 def _dropped(run: ForwardChoice, index: int, gate_e: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
@@ -246,7 +267,8 @@ class ElasticMoE(MoELayer):
         dispatcher = self.token_dispatcher
         assert dispatcher is not None
         by_memory = (_last_first(of_te, self.num_local_experts) for of_te in (chosen_te, weights_te))
-        tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, *by_memory)
+        with _swapped(dispatcher.config, moe_router_topk=_top_k(run, index, self.config.moe_router_topk)):
+            tokens_ni, weights_n = dispatcher.dispatch_preprocess(in_sbi, *by_memory)
         tokens_ni, weights_n = dispatcher.token_dispatch(tokens_ni, weights_n)
         tokens_ni, counts_e, weights_n = dispatcher.dispatch_postprocess(tokens_ni, weights_n)
         # of a member's experts nothing is asked, and they lack some of the neurons

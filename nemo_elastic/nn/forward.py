@@ -230,19 +230,29 @@ def moe(x_bld: torch.Tensor, run: LayerRun, grouped: Grouped | None = None) -> t
 
 
 def route(x_td: torch.Tensor, run: LayerRun) -> tuple[torch.Tensor, torch.Tensor]:
-    """The experts of each token [t, k], and their weights.
-
-    A token goes to the experts with the highest sums of score and bias. Their scores, scaled to add up to the parent's
-    scaling, are the weights. Gates multiply the weights, and lower the sums (`gated_choice_scores`): an expert
-    with a gate of 0 is never chosen, and the weights of the others are then as if it were not there.
-    """
-    w = run.w
+    """The experts of each token [t, k], and their weights; see `choose`."""
+    w, parent = run.w, run.parent
     scores_te = w.linear("gate", x_td.to(work_dtype(x_td))).sigmoid()
-    bias_e = w["gate_bias"].to(scores_te.dtype)
-    gate_e = None if run.gates is None else run.gates[EXPERTS].to(scores_te.dtype)
-    chosen_tk = gated_choice_scores(scores_te + bias_e, gate_e).topk(run.parent.size(TOP_K), sorted=False).indices
+    top_k = w.layer.widths.get(TOP_K, parent.size(TOP_K))
+    return choose(scores_te, w["gate_bias"].to(scores_te.dtype), top_k, parent.size(SCALING), run.gates)
+
+
+def choose(
+    scores_te: torch.Tensor, bias_e: torch.Tensor, top_k: int, scaling: float, gates: LayerGates | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The experts of each token [t, k] by their scores, and their weights.
+
+    A token goes to the experts with the highest sums of score and bias. Their scores, scaled to add up to `scaling`,
+    are the weights. Gates of experts multiply the weights, and lower the sums (`gated_choice_scores`): an expert
+    with a gate of 0 is never chosen, and the weights of the others are then as if it were not there. Gates of
+    top-k multiply the scores of the first choice, the second, and so on, before they are scaled.
+    """
+    gate_e = None if gates is None else gates[EXPERTS].to(scores_te.dtype)
+    chosen_tk = gated_choice_scores(scores_te + bias_e, gate_e).topk(top_k, 1, sorted=gates is not None).indices
     weight_tk = scores_te.gather(1, chosen_tk)
-    weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * run.parent.size(SCALING)
+    if gates is not None and TOP_K in gates.widths:
+        weight_tk = weight_tk * gates[TOP_K].to(weight_tk.dtype)
+    weight_tk = weight_tk / (weight_tk.sum(1, keepdim=True) + 1e-20) * scaling
     return chosen_tk, weight_tk if gate_e is None else weight_tk * gate_e[chosen_tk]
 
 

@@ -21,7 +21,7 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.kinds.attention import ATTENTION
 from nemo_elastic.core.kinds.mamba import MAMBA
 from nemo_elastic.core.kinds.mlp import MLP
-from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SHARED_FFN, TOP_K
+from nemo_elastic.core.kinds.moe import EXPERT_FFN, EXPERTS, LATENT, MOE, SHARED_FFN, TOP_K, TOP_K_STRIPES
 from nemo_elastic.errors import bad
 from nemo_elastic.kernels import MambaWidths, chunk_for
 
@@ -180,7 +180,8 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     An auxiliary loss: scores once more, their sum, and the indices. Each choice: its place, its weight, the expert's
     input I, and relu(h) of its F (megatron.experts), of as many as come to the rank. Fused, places are a row of
     2 E + 1 for each token. The projection out of the latent width keeps its input. Gates keep what they multiply:
-    the chosen weights before and after, the shared S, and both sides of the latent width.
+    the chosen weights before and after, with the axis top_k their scores too, the shared S, and both sides of the
+    latent width.
     """
     experts, top_k, how = parent.size(EXPERTS), parent.size(TOP_K), shards.routing
     latent = parent.size(LATENT) if parent.has(LATENT) else 0
@@ -192,7 +193,7 @@ def moe(parent: Parent, shards: Sharding, gated: bool = False, kernels: bool = T
     choice = how.load * (routed_input(parent) + HALF * parent.size(EXPERT_FFN) + SINGLE)
     routed, shared = router + top_k * choice + HALF * latent, 2 * HALF * parent.size(SHARED_FFN)
     if gated:
-        routed += 2 * SINGLE * top_k + HALF * 2 * latent
+        routed += (3 if parent.has(TOP_K_STRIPES) else 2) * SINGLE * top_k + HALF * 2 * latent
         shared += HALF * parent.size(SHARED_FFN)
     local_bytes = routed / shards.stream + shared / shards.tensor
     return norm(parent, shards, gated, kernels) + local_bytes + _output_gates(parent, shards, gated)

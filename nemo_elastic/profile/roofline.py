@@ -62,7 +62,7 @@ def _weights_read(parent: Parent, cell: Cell, member: Subnet, bare: Subnet, toke
     if cell.kind != MOE:
         return every
     used = active_parameters(parent, member) - active_parameters(parent, bare)
-    chosen, there = parent.size(TOP_K), cell.widths[EXPERTS]
+    chosen, there = cell.widths.get(TOP_K, parent.size(TOP_K)), cell.widths[EXPERTS]
     met = there * (1 - (1 - chosen / there) ** tokens)
     expert = 0.0 if chosen == there else (every - used) / (there - chosen)
     return used + (met - chosen) * expert

@@ -296,7 +296,7 @@ def names(parent: Parent) -> Iterator[tuple[str, str, int | None]]:
     """
     yield HIDDEN, HIDDEN, None
     for i, kind in enumerate(map(parent.kind, parent.types)):
-        for axis in kind.widths:
+        for axis in kind.channels:
             if axis not in kind.nested.values():
                 yield f"{axis}.{i}", axis, i
 

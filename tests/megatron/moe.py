@@ -14,11 +14,12 @@ from .models import build, randomise
 
 
 def member_of(parent: Parent) -> Subnet:
-    """Every axis is cut, with other experts in the second layer that has them."""
+    """Every axis is cut, with other experts in the second layer that has them, one of them for a token."""
     latent = {"latent": 6} if parent.has("latent") else {}
+    fewer, one = ({"top_k": n} if parent.has("top_k_stripes") else {} for n in (2, 1))
     small = parent.uniform([0, 1, 3, 4], hidden=12, mamba_heads=4, mamba_head_dim=3, attention_heads=2,
-                           experts=4, expert_ffn=8, shared_ffn=12, **latent)  # fmt: skip
-    last = parent.layer(4, experts=6, expert_ffn=6, shared_ffn=12, **latent)
+                           experts=4, expert_ffn=8, shared_ffn=12, **latent, **fewer)  # fmt: skip
+    last = parent.layer(4, experts=6, expert_ffn=6, shared_ffn=12, **latent, **one)
     return Subnet(small.hidden, (*small.layers[:-1], last)).validate(parent)
 
 

@@ -16,7 +16,7 @@ from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.plan.activations import Sharding, saved
 from nemo_elastic.ranking.scores import Statistics, through
 from tests.plan.measuring import ROUTINGS, model_of, saved_bytes
-from tests.shapes import LATENT, MOE
+from tests.shapes import LATENT, MOE, TOP_K
 from tests.support.states import from_megatron
 
 from .models import build, leaves, logits_and_grads, objective, softened, start, state_of, weights_of
@@ -27,7 +27,7 @@ pytest.importorskip("megatron.core.models.hybrid", reason="megatron-core 0.15 ha
 PARENTS = pytest.mark.parametrize("parent", [MOE, LATENT], ids=["plain", "latent"])
 
 
-@PARENTS
+@pytest.mark.parametrize("parent", [MOE, LATENT, TOP_K], ids=["plain", "latent", "top_k"])
 def test_logits_and_gradients_are_the_references_whole_sliced_and_gated(parent: Parent) -> None:
     """Experts that the member drops have such biases that all tokens of the whole model go to them."""
     start()
@@ -183,7 +183,7 @@ ODD = Parent("MEM*EM", 96, 256, 1, 16, 12, 4, 8, 4, 8, 4, 20,
 @pytest.mark.parametrize("how", ROUTINGS)
 def test_layers_keep_what_the_plan_counts(gated: bool, how: str) -> None:
     start()
-    parent, (settings, routing) = replace(ODD, latent=40), ROUTINGS[how]
+    parent, (settings, routing) = replace(ODD, latent=40, top_k_stripes=1), ROUTINGS[how]
     model = model_of(parent, False, **settings)
     for batch, length in ((1, 512), (2, 256)):
         wanted = saved(parent, parent.types, Sharding(routing=routing), recompute=False, gated=gated, kernels=False)

@@ -16,6 +16,8 @@ MOE = "moe"
 EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT = "experts", "expert_ffn", "shared_ffn", "latent"
 #: number of experts per token, and the factor on the sum of their outputs
 TOP_K, SCALING = "top_k", "routed_scaling"
+#: 1 where members may send a token to fewer experts; parents whose families keep their top-k do not have this size
+TOP_K_STRIPES = "top_k_stripes"
 
 _HIDDEN, _EXPERTS, _EXPERT_FFN, _SHARED_FFN, _LATENT = (
     (term,) for term in ("hidden", EXPERTS, EXPERT_FFN, SHARED_FFN, LATENT)
@@ -75,17 +77,18 @@ _AXES = (
          shared_by=None),
     Axis(EXPERT_FFN, "ffn", "expert FFN width", "expert_ffn_stripes", "stripes", per_layer=True, stripes=1,
          each=EXPERTS, shared_by="expert tensor"),
+    Axis(TOP_K, TOP_K, "experts per token", TOP_K_STRIPES, "stripes", per_layer=True, stripes=1, shared_by=None),
     Axis(SHARED_FFN, "shared_ffn", "shared expert FFN width", "shared_ffn_stripes", "stripes", stripes=8),
 )  # fmt: skip
 _STRIPES = tuple(axis.blocks for axis in _AXES if axis.blocks is not None)
 
 #: for parents without a latent width
-PLAIN = Kind(
+_PLAIN = Kind(
     symbol="E",
     name=MOE,
     words="experts",
     axes=_AXES,
-    rigid=(TOP_K, SCALING, *_STRIPES),
+    rigid=(SCALING, *_STRIPES),
     rows=_rows(_HIDDEN),
     site="experts",
     shape=_EXPERTS,
@@ -95,12 +98,20 @@ PLAIN = Kind(
     hf_types=("moe",),
     hf_fixed={"n_shared_experts": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
     megatron=_MEGATRON,
-    defaults=dict.fromkeys(_STRIPES, 1),
+    defaults={size: 1 for size in _STRIPES if size != TOP_K_STRIPES},
     reals=(SCALING,),
 )
 
-KIND = replace(
-    PLAIN,
+
+def _keeping_top_k(kind: Kind, **without: Kind) -> Kind:
+    """The record of parents whose families keep their top-k."""
+    axes = tuple(axis for axis in kind.axes if axis.name != TOP_K)
+    return replace(kind, axes=axes, rigid=(TOP_K, *(n for n in kind.rigid if n != TOP_K_STRIPES)), without=without)
+
+
+PLAIN = _keeping_top_k(_PLAIN)
+_LATENT_KIND = replace(
+    _PLAIN,
     axes=(*_AXES, Axis(LATENT, "latent", "latent width")),
     rows=_rows(
         _LATENT,
@@ -112,5 +123,12 @@ KIND = replace(
     more_sites=_SITES | {"latent": _LATENT},
     hf=_HF | {LATENT: ("moe_latent_size",)},
     megatron=_MEGATRON | {LATENT: "moe_latent_size"},
-    without={LATENT: PLAIN},
 )  # fmt: skip
+
+KIND = replace(
+    _LATENT_KIND,
+    without={
+        LATENT: replace(_PLAIN, without={TOP_K_STRIPES: PLAIN}),
+        TOP_K_STRIPES: _keeping_top_k(_LATENT_KIND, latent=PLAIN),
+    },
+)

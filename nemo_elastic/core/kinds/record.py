@@ -219,6 +219,12 @@ class Kind:
         return {axis.name: axis for axis in self.axes}
 
     @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the axes that tensors have, whose channels are ranked and sorted; the others only route."""
+        terms = {term for row in self.rows for parts in row.dims for part in parts for term in part}
+        return tuple(axis for axis in self.widths if axis in terms | {row.each for row in self.rows})
+
+    @cached_property
     def nested(self) -> Mapping[str, str]:
         """Axis -> the axis whose channels are its blocks (heads -> key-value groups)."""
         return {axis.name: axis.blocks for axis in self.axes if axis.blocks in self.widths}
@@ -252,6 +258,11 @@ class Kind:
     def sizes(self) -> tuple[str, ...]:
         """Names of the parent sizes that belong to this kind: axes and rigid sizes."""
         return (*self.widths, *self.rigid)
+
+    @cached_property
+    def variants(self) -> tuple[Kind, ...]:
+        """This record and those of parents without its optional sizes."""
+        return (self, *(variant for kind in self.without.values() for variant in kind.variants))
 
     def variant(self, sizes: Container[str]) -> Kind:
         """The record of parents with these sizes; with no optional size the one with the fewest axes."""

@@ -62,6 +62,11 @@ def striped_axes() -> Mapping[str, str]:
     return {name: axis.blocks for name, (_, axis) in _LAYER_AXES.items() if axis.stripes and axis.blocks is not None}
 
 
+def axes_with_stripes() -> tuple[str, ...]:
+    """Axes whose stripes an `elastic:` block may set: those of `striped_axes` that tensors have."""
+    return tuple(name for name in striped_axes() if name in _LAYER_AXES[name][0].channels)
+
+
 def all_axes() -> tuple[str, ...]:
     """Every axis that a block may name; axes of optional and registered kinds come last."""
     return (*AXES, *(axis for axis in layer_axes() if axis not in AXES))

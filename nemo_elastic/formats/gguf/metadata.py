@@ -90,16 +90,16 @@ def describe(writer: GGUFWriter, model: Checkpoint) -> None:
     if not any(layer.type == MOE for layer in member.layers):
         writer.add_feed_forward_length(each(MLP, FFN))
         return
-    widths = each(MOE, EXPERT_FFN)
-    writer.add_feed_forward_length(widths)
-    key, different = Keys.LLM.EXPERT_FEED_FORWARD_LENGTH.format(arch=writer.arch), set(widths) - {0}
-    if len(different) == 1:
-        writer.add_uint32(key, different.pop())
-    else:
-        writer.add_array(key, widths)
+    writer.add_feed_forward_length(each(MOE, EXPERT_FFN))
+    by_layer = {EXPERT_FFN: Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, TOP_K: Keys.LLM.EXPERT_USED_COUNT}
+    for size, template in by_layer.items():
+        key, widths = template.format(arch=writer.arch), each(MOE, size)
+        if len(different := set(widths) - {0}) == 1:
+            writer.add_uint32(key, different.pop())
+        else:
+            writer.add_array(key, widths)
     writer.add_expert_shared_feed_forward_length(one(SHARED_FFN))
     writer.add_expert_count(one(EXPERTS))
-    writer.add_expert_used_count(parent.sizes[TOP_K])
     writer.add_expert_shared_count(1)
     writer.add_expert_group_count(1)
     writer.add_expert_weights_norm(True)

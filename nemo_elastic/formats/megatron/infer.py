@@ -100,11 +100,10 @@ def _kind(index: int, names: set[str]) -> str:
 def _record(name: str, index: int, sizes: Sizes) -> Kind:
     """The variant of a kind (`Kind.without`) with the most tensors of this layer."""
 
-    def matches(kind: Kind) -> tuple[int, int]:
-        return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows)
+    def matches(kind: Kind) -> tuple[int, int, int]:  # ties: the one with the fewest axes
+        return sum(named(row.megatron, index, 0) in sizes for row in kind.rows), -len(kind.rows), -len(kind.axes)
 
-    whole = KINDS[name]
-    return max((*whole.without.values(), whole), key=matches)  # ties: the one with the fewest axes
+    return max(KINDS[name].variants, key=matches)
 
 
 def _products(kind: Kind, index: int, sizes: Sizes, hidden: int) -> dict[Part, int]:

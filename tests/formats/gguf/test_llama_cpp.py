@@ -35,6 +35,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 DENSE = Parent("M-M*M-M*-", **SIZES)
 MOE = Parent("MEM*EME*", **SIZES | {"ffn": 1}, experts=8, expert_ffn=32, shared_ffn=64, top_k=2, routed_scaling=2.5)
+TOP_K = replace(MOE, top_k=4, top_k_stripes=1)
 LATENT = replace(MOE, sizes=dict(MOE.sizes) | {"latent": 32})
 TEXTS = [
     "def read(path):\n    return open(path).read()  # naïve, 12345.678\r\n\r\n\n",
@@ -61,6 +62,8 @@ CASES: dict[str, tuple[Parent, Subnet]] = {
     "experts": (MOE, MOE.full),
     "experts, cut": (MOE, MOE.uniform([*range(8)], experts=4, expert_ffn=16, shared_ffn=32)),
     "experts, width by layer": (MOE, other_width(MOE.full, 1, expert_ffn=16)),
+    "experts, fewer for a token": (TOP_K, TOP_K.uniform(top_k=3)),
+    "experts, fewer for a token by layer": (TOP_K, other_width(TOP_K.uniform(top_k=3), 1, top_k=1)),
     "experts in a latent width": (LATENT, LATENT.full),
     "experts in a latent width, cut": (LATENT, LATENT.uniform([*range(8)], hidden=48, experts=4, latent=16)),
 }  # fmt: skip

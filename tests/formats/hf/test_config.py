@@ -31,8 +31,8 @@ def changed(**other):
 
 
 def shape_of(parent, member):
-    """What a config can tell of a member: its widths layer by layer; key-value heads are one where they differ."""
-    whole = {"kv_heads"} if len(set(member.widths("kv_heads"))) < 2 else set()
+    """What a config can tell of a member: its widths layer by layer; an optional axis is one where they differ."""
+    whole = {axis for axis in ("kv_heads", "top_k") if len(set(member.widths(axis))) < 2}
     own = [{axis: width for axis, width in layer.widths.items() if axis not in whole} for layer in member.layers]
     return member.hidden, [replace(x, index=i, widths=own[i]) for i, x in enumerate(member.layers)]
 

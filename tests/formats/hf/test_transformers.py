@@ -18,12 +18,13 @@ from nemo_elastic.core.family import PARENT_WIDTH, Parent, Subnet
 from nemo_elastic.core.kinds.registry import all_axes, layer_axes
 from nemo_elastic.core.manifest import Family
 from nemo_elastic.formats.folders import open_source
+from nemo_elastic.formats.hf.config import from_hf_config
 from nemo_elastic.nn.nemotron_h import NemotronH
 from nemo_elastic.nn.weights import random_state
 from nemo_elastic.slicing.family_folder import write_family
 from nemo_elastic.slicing.slicer import slice_checkpoint
 from tests import reference
-from tests.shapes import LATENT, MOE, PARENT
+from tests.shapes import LATENT, MOE, PARENT, TOP_K
 from tests.strategies import parents, subnets
 
 from .hf_client import worker
@@ -78,6 +79,10 @@ CASES = {
     "latent experts": Case(LATENT, LATENT.uniform([0, 1, 3], hidden=9, experts=6, latent=3)),
     "experts per layer": Case(
         LATENT, Subnet(12, (LATENT.layer(1, experts=4), LATENT.layer(3), LATENT.layer(4, expert_ffn=4))), PUZZLE
+    ),
+    "fewer experts for a token": Case(TOP_K, TOP_K.uniform(top_k=2)),
+    "fewer experts for a token by layer": Case(
+        TOP_K, Subnet(12, (TOP_K.layer(0), TOP_K.layer(1, top_k=1), TOP_K.layer(4, top_k=2, experts=6))), PUZZLE
     ),
     "two layers": Case(WIDE, Subnet(7, (WIDE.layer(1, attention_heads=4), WIDE.layer(6, attention_heads=2))), PUZZLE),
 }
@@ -134,7 +139,8 @@ def test_logits_and_decoding(ran, name):
 def test_what_transformers_saves_is_read_again(ran, name):
     place = ran[0]
     ours, theirs = open_source(place / name), open_source(place / f"{name}.saved")
-    assert [replace(x, index=i) for i, x in enumerate(ours.subnet.layers)] == list(theirs.subnet.layers)
+    ours_again, theirs_again = (from_hf_config(source.config)[1] for source in (ours, theirs))
+    assert ours_again.layers == theirs_again.layers == theirs.subnet.layers
     assert (theirs.subnet.hidden, theirs.parent.norm_eps) == (ours.subnet.hidden, ours.parent.norm_eps)
     assert theirs.parent.tied == ours.parent.tied
     for tensor in ours.tensors:
@@ -149,7 +155,7 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
     """The same random parent and member in every run: hypothesis without its chance."""
     seen: list[tuple[Parent, Subnet]] = []
 
-    few = axes == ("kv_heads",)  # which only some parents have
+    few = next((axis for axis in ("kv_heads", "top_k") if axes == (axis,)), None)  # which only some parents have
 
     @seed(number)
     @settings(
@@ -157,10 +163,11 @@ def random_member(axes: tuple[str, ...], per_layer: bool | None, number: int) ->
     )
     @given(st.data())
     def draw(data: st.DataObject) -> None:
-        parent = data.draw(parents(pattern=st.text("*M" if few else "M-*E", min_size=3, max_size=7), optional=True))
-        assume(not few or parent.kv_heads > parent.sizes.get("kv_heads_stripes", parent.kv_heads))
+        kinds = {None: "M-*E", "kv_heads": "*M", "top_k": "EM"}[few]
+        parent = data.draw(parents(pattern=st.text(kinds, min_size=3, max_size=7), optional=True))
+        assume(few is None or few in parent.axes)
         member = data.draw(subnets(parent, axes=axes, per_layer=per_layer))
-        assume(not few or any(width < parent.kv_heads for width in member.widths("kv_heads")))
+        assume(few is None or any(width < parent.size(few) for width in member.widths(few)))
         assume(member != parent.full and (per_layer is None or member.is_uniform != per_layer))
         assume(min(member.widths("experts"), default=2) >= 2)  # transformers looks at the best two of a group
         seen.append((parent, member))
