@@ -68,7 +68,7 @@ SICK = {
     "Bridge without TE": (with_versions(BRIDGE, transformer_engine=None), ERROR, "transformer-engine", "test-bridge"),
     "Bridge on 3.11": (replace(BRIDGE, python=(3, 11, 7)), ERROR, "python", "3.12"),
     "Bridge without transformers": (with_versions(BRIDGE, transformers=None), ERROR, "transformers", "[bridge]"),
-    "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[bridge]"),
+    "Bridge without nemo-run": (with_versions(BRIDGE, nemo_run=None), NOTE, "nemo-run", "[submit]"),
     "broken kernels": (
         replace(CUDA, broken={"causal_conv1d": "undefined symbol: _ZN3c10"}), ERROR, "causal-conv1d", "build it",
     ),

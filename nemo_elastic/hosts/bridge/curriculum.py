@@ -12,7 +12,6 @@ The module is imported without Megatron-Bridge and torch too: a login node write
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -191,7 +190,7 @@ class BridgeFamily(PlannedFamily):
 def installed() -> bool:
     """Whether Megatron-Bridge can be imported: without a GPU's TransformerEngine it often cannot."""
     try:
-        importlib.import_module("megatron.bridge")
+        import megatron.bridge  # noqa: F401
     except ImportError:
         return False
     return True
