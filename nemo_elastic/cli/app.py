@@ -129,7 +129,8 @@ def errors_in_one_line(debug: bool = False) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as exc:
-        if not is_ctrl_c(exc):
+        stopped = isinstance(exc, SystemExit) and exc.code == INTERRUPTED  # a training that has saved its state
+        if not stopped and not is_ctrl_c(exc):
             raise
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
