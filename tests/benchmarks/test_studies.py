@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.study import drafts, nesting, quantize, shapes
+from benchmarks.study import drafts, nesting, quantize, shapes, top_k
 from benchmarks.study.grounds import PROBLEM_AXES, Ground, fresh, ground_of
 from benchmarks.study.nesting import ALONE, SIZES, TRIED, WAYS, Family, Run, Study, Way
 from benchmarks.study.problems import LR, batches, problems
@@ -118,3 +118,21 @@ def test_drafts_are_measured_before_and_after_training(tmp_path: Path, monkeypat
     name = "mtp.layers.0.eh_proj.weight"
     assert chosen is not None and rotated is not None and not torch.equal(chosen.state[name], rotated.state[name])
     assert drafts.table(study.kept.results).count("\n") == 2 + 5
+
+
+def test_members_with_and_without_top_k_meet_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(sysconfig.get_paths()["stdlib"]) / "json"
+    data = build_data(tmp_path / "data", [source], vocab=400, held_out_problems=8)
+    monkeypatch.setattr(top_k, "PARENT", replace(top_k.PARENT, pattern="ME*E", vocab=400))
+    monkeypatch.setattr(top_k, "AXES", {"expert_ffn": [128, 96, 64]})
+    monkeypatch.setattr(top_k, "BUDGETS", {"85": 2.5e-4})
+    monkeypatch.setattr(top_k, "HELD_OUT", 1)
+    study = top_k.Study(data, 0, [2], parent_steps=2, runs=tmp_path)
+    biases = [value for name, value in study.parent.items() if name.endswith("e_score_correction_bias")]
+    assert len(biases) == 2 and all(bias.unique().numel() > 1 for bias in biases)
+    study.all()
+    by = {(r.way, r.steps): r for r in study.kept.results}
+    assert by.keys() == {(way, steps) for way in top_k.WAYS for steps in (0, 2)}
+    assert all(0.7 < r.active <= 0.85 and r.apart > 0 for r in by.values())
+    assert by["kept", 0].shape[-1] == 4 and by["kept", 0].apart != by["kept", 2].apart
+    assert top_k.table(study.kept.results).count("\n") == 2 + 3
