@@ -23,6 +23,7 @@ NAMES = [name for name, row in FAMILIES.items() if row.host == HERE]
 TEXT = [name for name in NAMES if not FAMILIES[name].chat]
 CHATS = [name for name in NAMES if FAMILIES[name].chat]
 LARGE = TEXT[0]
+B12 = next(name for name in TEXT if "12b" in name)
 BLEND = [0.7, "/data/code", 0.3, "/data/web"]
 WHERE = ("/checkpoints/parent", BLEND, "/runs/family")
 
@@ -214,9 +215,9 @@ def test_a_curriculum_is_followed() -> None:
 
 
 def test_the_papers_block_takes_the_place_of_a_recipes() -> None:
-    large, block = family(LARGE), ElasticConfig.load(ROOT / "conf" / "elastic_12b_paper.yaml")
+    family_12b, block = family(B12), ElasticConfig.load(ROOT / "conf" / "elastic_12b_paper.yaml")
     for name in ("rank", "stage1"):
-        job = seen(large.job(name, *WHERE, block=block))
+        job = seen(family_12b.job(name, *WHERE, block=block))
         assert job.block.shapes == "router" and job.block.router == block.router
     assert job.rates.freeze_step == PAPER.stage1.max_steps
 

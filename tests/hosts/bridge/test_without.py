@@ -71,7 +71,7 @@ def test_no_name_is_used_that_megatron_core_has_deprecated(results: dict[str, An
 
 @pytest.mark.parametrize("size", OURS)
 def test_recipes_that_have_gone_are_ours(results: dict[str, Any], size: str) -> None:
-    ours, theirs = results["recipes"][size], find_stock(recipe_of(size).stock.__name__)
+    ours, theirs = results["recipes"][size], find_stock(recipe_of(size).stock.__qualname__)
     assert theirs.__module__.startswith("megatron.bridge.")
     assert ours["shape"] == parent_of(theirs().model, VOCAB).to_json()
     assert "model.hybrid_stack_spec: None -> " in ours["changes"]

@@ -143,7 +143,7 @@ def recipes() -> dict[str, Any]:
     out = {}
     for size in OURS:
         family = recipe_of(size)
-        assert find_stock(family.stock.__name__) is family.stock
+        assert find_stock(family.stock.__qualname__).__module__ == family.stock.__module__
         config = family.stock()
         shape = parent_of(config.model, VOCAB).to_json()
         run = apply_elastic(config, family.block, teacher="/a/parent", mock_data=True, verbose=False)
