@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron.bridge.training import initialize, pretrain
 from megatron.bridge.training.callbacks import Callback
+from megatron.bridge.training.utils import sig_utils
 
 from nemo_elastic.hosts.bridge import step
 from nemo_elastic.hosts.bridge.checks import PLACEHOLDER
@@ -51,6 +52,7 @@ def train(built: Any, watch: Watch, job: dict[str, Any]) -> None:
     config = built.config
     models.load_model_weights = models.check_rows = gpu.always()  # nothing is loaded
     initialize.compile_helpers = gpu.always()  # needs a compiler, once a machine
+    sig_utils.all_gather_item = gpu.always([False])  # whether a rank had a signal: a number of each rank, every step
     length = config.dataset.seq_length
 
     def zeros(*_: Any) -> Any:

@@ -48,7 +48,7 @@ class ElasticRun:
     Attributes:
         config: the container, changed.
         forward_step: of the family.
-        callbacks: one, to which others may be added.
+        callbacks: the family's, beside which others may be added.
         changes: what has become of the container, in words.
     """
 
@@ -58,17 +58,23 @@ class ElasticRun:
     changes: str = ""
 
     @property
+    def family_callback(self) -> ElasticCallback:
+        return next(callback for callback in self.callbacks if isinstance(callback, ElasticCallback))
+
+    @property
     def ended(self) -> bool:
         """Whether a whole checkpoint of its own holds the end of the training, or of the ranking."""
         checkpoint = self.config.checkpoint
         if checkpoint.load is None or checkpoint.ckpt_step is not None:
             return False
         fields = BRIDGE.choose(Path(checkpoint.load))[0]
-        return fields is not None and (self.callbacks[0].rank_only or step_of(fields) >= self.config.train.train_iters)
+        if fields is None:
+            return False
+        return self.family_callback.rank_only or step_of(fields) >= self.config.train.train_iters
 
     def settings(self) -> dict[str, Any]:
         """Every setting: the container's, and what its forward step and its callback were given."""
-        step, callback = self.forward_step, self.callbacks[0]
+        step, callback = self.forward_step, self.family_callback
         fields = {
             "stage": step.family.stage,
             "steps": step.family.steps,
@@ -102,7 +108,7 @@ class ElasticRun:
             if get_rank_safe() == 0:
                 print(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train", flush=True)
             return
-        self.config.train.exit_signal_handler, ctrl_c = True, self.callbacks[0].ctrl_c
+        self.config.train.exit_signal_handler, ctrl_c = True, self.family_callback.ctrl_c
         try:
             with bridge_on_this_machine(self.config), own_groups():  # its own last checkpoint, too
                 pretrain(self.config, self.forward_step, callbacks=self.callbacks)
