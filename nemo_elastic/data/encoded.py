@@ -157,7 +157,9 @@ def _conversation(
     if not chat.is_answered:
         return tally.add("empty", row)
     try:
-        if chat.pair is not None and tokenizer.chat_template is None:
+        if tokenizer.chat_template is None:
+            if chat.pair is None:
+                raise tokenizer.no_template("give rows of `input` and `output`")
             question, answer = (tokenizer.encode(text, special=False) for text in (chat.pair[0], f" {chat.pair[1]}"))
             ids = np.array([*question, *answer], dtype=np.int32)
             counts = np.arange(len(ids)) >= len(question)

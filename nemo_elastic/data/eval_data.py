@@ -102,22 +102,22 @@ def drawn_pieces(tokens: np.ndarray, size: int, most: int, seed: int = 0) -> lis
 def read_eval_data(data: Path, source: Checkpoint, split: str = "val", most: int | None = None) -> EvalData:
     """Documents as tokens that a family knows.
 
-    `data` is a data folder or a chat folder, of which `split` is read, or text and conversations, which the family's
-    own tokenizer and chat template make into tokens: all of them, or so many drawn ones that there are `SPREAD` times
-    `most` tokens that count. Anything else is an `ElasticError`, as are tokens of another tokenizer, and text where
-    the family has none.
+    `data` is a data folder or a chat folder, of which `split` is read, or text and conversations: all of them, or so
+    many drawn ones that there are `SPREAD` times `most` tokens that count. A chat folder's own tokenizer and chat
+    template make its conversations into tokens, as they did for training; the family's do for other files. Anything
+    else is an `ElasticError`, as are tokens of another tokenizer, and text where the family has none.
     """
     if (data / MANIFEST).is_file():
         opened = DataFolder.open(data)
         _check_tokenizer(data, opened.tokenizer_dir, opened.vocab_size, source)
         return EvalData.of(opened, split)
-    path = data
+    path, place = data, source.companions or source.folder
     if (data / CHAT_MANIFEST).is_file():
         chats = ChatFolder.open(data)
         _check_tokenizer(data, chats.tokenizer_dir, chats.vocab_size, source)
-        path = chats.rows(split)
+        path, place = chats.rows(split), chats.tokenizer_dir
     files = find_files([path])
-    tokenizer, tally = FamilyTokenizer.read(source.companions or source.folder), Tally()
+    tokenizer, tally = FamilyTokenizer.read(place), Tally()
     documents = []
     rows = drawn(list(read_all(files)))
     for document in encode_rows(rows, tokenizer, _end(tokenizer, source), tally):

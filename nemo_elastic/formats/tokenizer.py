@@ -298,9 +298,10 @@ class FamilyTokenizer:
         tokenizer: of the `tokenizers` library, without padding and truncation.
         special: special tokens by their names in `tokenizer_config.json`.
         chat_template: of the model, if it has one.
+        folder: of its files.
 
     Attributes:
-        tokenizer, special, chat_template: as given.
+        tokenizer, special, chat_template, folder: as given.
     """
 
     def __init__(
@@ -308,8 +309,10 @@ class FamilyTokenizer:
         tokenizer: Tokenizer,
         special: Mapping[str, str] | None = None,
         chat_template: ChatTemplate | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.tokenizer, self.special, self.chat_template = tokenizer, dict(special or {}), chat_template
+        self.folder = folder
 
     @classmethod
     def read(cls, folder: Path) -> FamilyTokenizer:
@@ -324,7 +327,7 @@ class FamilyTokenizer:
                     raise bad(f"{folder / CONFIG}: {name}", token, f"at most {_LONGEST} characters")
                 special[name] = token
         text, where = template_of(folder)
-        return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)))
+        return cls(tokenizer, special, None if text is None else ChatTemplate(text, special, str(where)), folder)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a text, with special tokens that the tokenizer adds, such as one that begins every text."""
@@ -366,8 +369,13 @@ class FamilyTokenizer:
     @property
     def _chat(self) -> ChatTemplate:
         if self.chat_template is None:
-            raise ElasticError("messages: this model has no chat template; give text instead of messages")
+            raise self.no_template("give text instead of messages")
         return self.chat_template
+
+    def no_template(self, instead: str) -> ElasticError:
+        """The error for messages without a chat template: where to put one, and what to do `instead`."""
+        place = TEMPLATE if self.folder is None else self.folder / TEMPLATE
+        return ElasticError(f"the tokenizer has no chat template; write one into {place}, or {instead}", "messages")
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to where the answer begins; special tokens are those of the template."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -171,6 +172,20 @@ def test_conversations_are_ranked_on_one_by_one(place: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(actual.scores[name], scores, rtol=1e-4, atol=1e-7)
     with pytest.raises(ElasticError, match=r"^--data: "):
         training_rows(few, source, 64, 64)
+
+
+def test_a_chat_folder_is_read_by_its_own_tokenizer(place: Path, tmp_path: Path) -> None:
+    """As in training: the parent's may have no chat template, or there may be none."""
+    wanted = read_eval_data(place / "chat folder", open_source(place / "parent")).tokens
+    bare = tmp_path / "bare"
+    shutil.copytree(place / "parent", bare)
+    (bare / "chat_template.jinja").unlink()
+    np.testing.assert_array_equal(read_eval_data(place / "chat folder", open_source(bare)).tokens, wanted)
+    with pytest.raises(ElasticError, match=r"line \d+: messages: .*bare/chat_template.jinja, or give rows"):
+        read_eval_data(place / "chats.jsonl", open_source(bare))
+    for file in bare.glob("tokenizer*"):
+        file.unlink()
+    np.testing.assert_array_equal(read_eval_data(place / "chat folder", open_source(bare)).tokens, wanted)
 
 
 def test_what_was_left_out_is_told(place: Path, tmp_path: Path) -> None:

@@ -214,7 +214,9 @@ def test_questions_and_answers_without_a_template(tmp_path: Path) -> None:
     bare = write_tokenizer(tmp_path / "bare", None)
     folder = prepare(tmp_path / "out", [path], bare)
     assert folder.marked and 0 < folder.tally["counted"] < folder.tally["tokens"]
-    with pytest.raises(ElasticError, match=r"chats.jsonl line 1: messages: "):
+    with pytest.raises(
+        ElasticError, match=r"chats.jsonl line 1: messages: .*bare/chat_template.jinja, or give rows of `input`"
+    ):
         prepare(tmp_path / "other", [chats(tmp_path)], bare)
 
 

@@ -173,6 +173,7 @@ def test_a_checkpoint_is_whole_or_an_error(large: Any, jobs: dict[str, Any]) -> 
             made = [callback.__fn_or_cls__ for callback in trainer.callbacks]
             assert made[-3:] == [MetricsWriter, ElasticCallback, StopInTime]
             assert trainer.limit_val_batches == 8 and trainer.inference_mode is False
+            assert trainer.check_val_every_n_epoch is None, "Lightning refuses an interval above an epoch"
             assert strategy.ckpt_load_strictness is None and strategy.distrib_optim_fully_reshardable_mem_efficient
             assert job.resume.resume_if_exists and job.log.ckpt.__fn_or_cls__ is ElasticCheckpoint
             assert job.log.ckpt.filename == "{step}" and job.log.ckpt.save_optim_on_train_end

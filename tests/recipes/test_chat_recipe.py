@@ -69,3 +69,5 @@ def check_tiny(folder: Path) -> None:
     with pytest.raises(ElasticError, match=r"^recipe.model.config.calculate_per_token_loss: False "):
         apply_elastic(apart, block, teacher="parent")
     apply_elastic(recipe, block, teacher="parent", verbose=False)
+    counts_steps = recipe.trainer.check_val_every_n_epoch is None
+    assert counts_steps, "Lightning refuses an interval above an epoch of few conversations"

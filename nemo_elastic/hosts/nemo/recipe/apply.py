@@ -193,6 +193,8 @@ def _callbacks(fields: NemoRecipe, options: StageOptions) -> None:
     fields.made.trainer.callbacks = [*kept, finds, stops]  # Ctrl-C during the ranking has nothing to save
     # a tensor of PyTorch's inference mode that a layer keeps would be of no use to the next training step
     fields.put("trainer.inference_mode", False)
+    if type(fields.get("validate every")) is int:  # Lightning refuses an interval above an epoch of few conversations
+        fields.put("trainer.check_val_every_n_epoch", None, "the interval counts steps, also over epochs")
 
 
 def _start(fields: NemoRecipe, options: StageOptions) -> None:

@@ -170,6 +170,7 @@ def _trainer(devices: int, tensor_parallel: int, steps: int, label: str) -> run.
         plugins=run.Config(nl.MegatronMixedPrecision, precision="32", params_dtype=torch.float32),
         callbacks=[run.Config(MetricsWriter, label=label), run.Config(StopInTime)],
         num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,  # `trainer.max_steps` may be changed to less than `val_check_interval`
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
