@@ -45,7 +45,7 @@ help: ## Show this list
 demo: $(NEMO) ## The whole method at tiny size on this CPU, with a report in runs/demo
 	OMP_WAIT_POLICY=passive .venv/bin/nemo-elastic demo --out $(OUT)
 
-test: $(NEMO) $(HF) ## Tests of everything, parity with transformers and faults included, about 9 minutes on two cores
+test: $(NEMO) $(HF) ## Tests of everything, parity with transformers and faults included, 10 to 12 minutes on two cores
 	$(RUN) -m pytest $(SHARED_OUT) -m "not long and not rehearsal" $(ARGS)
 
 venv: $(NEMO) $(HF) ## Only set up the two environments

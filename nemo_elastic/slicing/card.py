@@ -196,9 +196,7 @@ def serving_spec(dtype: str, **other: Any) -> MemorySpec:
         dtype: its name in a safetensors header or in `DTYPE_BYTES`; every other name counts as bf16.
     """
     name = {"F32": "fp32", "F16": "fp16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"}.get(dtype, dtype)
-    name = name if name in DTYPE_BYTES else "bf16"
-    assert name in DTYPE_BYTES
-    return MemorySpec(weights=name, **other)
+    return MemorySpec(weights=name if name in DTYPE_BYTES else "bf16", **other)
 
 
 def served_as(
