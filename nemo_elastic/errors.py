@@ -64,13 +64,14 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
 
     Args:
         field: Dotted name of the field as the user wrote it, e.g. ``elastic.router.tau``.
-        value: What the user gave.
+        value: What the user gave; None where it is missing.
         allowed: What would have been fine, e.g. ``use a number above 0``.
 
     Returns:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
-    return ElasticError(f"{shown(value)} is not allowed; {allowed}", field)
+    what = "missing" if value is None else f"{shown(value)} is not allowed"
+    return ElasticError(f"{what}; {allowed}", field)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

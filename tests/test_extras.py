@@ -47,11 +47,18 @@ def test_an_extra_comes_from_where_the_package_came(
 
 def test_what_both_hosts_bring_comes_with_the_host_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")
-    for there, extra in ((True, "bridge"), (False, "nemo")):
-        monkeypatch.setattr("nemo_elastic.extras.has", lambda package, there=there: there)
+    for there, extra in (("megatron.bridge", "bridge"), ("nemo", "nemo")):
+        monkeypatch.setattr("nemo_elastic.extras.has", lambda package, there=there: package == there)
         assert missing(error) == f"pyarrow is not installed; {installing(extra)} brings it"
     for name in ("nowhere", None):
         assert missing(ModuleNotFoundError("", name=name)) is None
+
+
+def test_a_host_is_not_installed_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nemo_elastic.extras.has", lambda package: package == "nemo")
+    for package, apart in (("megatron.bridge", True), ("vllm", True), ("gguf", False)):
+        line = missing(ModuleNotFoundError(name=package))
+        assert line is not None and ("environment without nemo" in line) == apart
 
 
 def test_every_extra_that_is_reported_can_be_installed() -> None:

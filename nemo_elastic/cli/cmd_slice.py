@@ -27,7 +27,7 @@ Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "q8_0": "
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _MEMBER = typer.Option(
-    "--member", metavar="NAME", rich_help_panel=options.SHAPE, help="A member. Repeatable: each is cut into OUT/NAME."
+    "--member", metavar="NAME", rich_help_panel=options.SHAPE, help="A member, or several: 6b,9b. Each is then cut into OUT/NAME."
 )
 _RATIO = typer.Option(
     "--ratio", metavar="SHARE", rich_help_panel=options.SHAPE,
@@ -85,7 +85,8 @@ def command(
     `nemo-elastic slice family/ --memory 14GiB --context 32768 --out small/`, and as one file for llama.cpp
     `nemo-elastic slice family/ --ratio 0.6 --format gguf --dtype q8_0 --out small.gguf`.
     """
-    names, stored = member or [], None if dtype is None else dtype.value
+    names = [name for given in member or [] for name in given.split(",")]
+    stored = None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways(names, subnet, sizes)

@@ -27,7 +27,7 @@ __all__ = [
     "ParametersLimit", "RatioLimit", "figure",
 ]  # fmt: skip
 
-_COUNT_PATTERN = "^[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?$"
+_COUNT_PATTERN = "^([0-9]{1,3}(,[0-9]{3})+|[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?)$"
 _COUNT = Value(
     lambda value, name: parse_count(name, value),
     lambda: {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": _COUNT_PATTERN}]},

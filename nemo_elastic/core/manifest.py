@@ -57,7 +57,7 @@ _ORDER = "each of the parent's layers once, or null"
 _Index = Annotated[int, Between(0, said=_ORDER)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Family:
     """A parent's shape and its members, each nested in the one before it.
 
@@ -130,6 +130,10 @@ class Family:
 
     def __iter__(self) -> Iterator[Member]:
         return iter(self.members)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{m.name} {m.parameters:,}" for m in (*self.members, *self.extras))
+        return f"Family({sizes} parameters)"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from nemo_elastic.core.cost import parameters
 from nemo_elastic.core.family import Parent, Subnet
 from nemo_elastic.core.kinds.moe import MOE
 from nemo_elastic.errors import ElasticError, bad, inside
@@ -101,6 +102,10 @@ class FamilyRuntime:
     def names(self) -> tuple[str, ...]:
         """Names of the members, largest first, then extra shapes."""
         return tuple(self.members)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {parameters(self.parent, subnet):,}" for name, subnet in self.members.items())
+        return f"FamilyRuntime({sizes} parameters)"
 
     def select(self, which: str | Subnet | None = None) -> MemberModel:
         """The model of one member; the same one each time, until `release`.

@@ -158,4 +158,4 @@ def test_what_cannot_be_trained_is_one_line_and_writes_nothing(
         assert code == 2 and not said and err.count("\n") == 1 and says in err, err
         assert not (tmp_path / "out").exists()
     code, _, err = run("specialize", member, "--mtp", "--data", data.path)
-    assert code == 2 and "--out: None is not allowed; the folder for the member" in err
+    assert code == 2 and "--out: missing; the folder for the member" in err

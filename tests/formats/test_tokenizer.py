@@ -160,7 +160,7 @@ def test_what_a_template_may_not(text, words):
     [
         ([], r"messages: \[\] is not allowed; a list of messages such as"),
         (["Hi"], r"messages\[0\]: 'Hi' is not allowed; a list of messages"),
-        ([{"content": "Hi"}], r"messages\[0\]\.role: None is not allowed; a text"),
+        ([{"content": "Hi"}], r"messages\[0\]\.role: missing; a text"),
         ([*HELLO, {"role": "user", "content": 5}], r"messages\[1\]\.content: 5 is not allowed; a text"),
     ],
 )

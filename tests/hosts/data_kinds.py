@@ -68,7 +68,7 @@ KINDS: Mapping[str, Kind] = {
     "b direct": Kind(BRIDGE, masked=True),
     "b in batch": Kind(BRIDGE, masked=True, packed=True, second=True),
     "b in batch, stages": Kind(BRIDGE, line="recipe.dataset.enable_in_batch_packing: True is not allowed"),
-    "b packed, stages": Kind(BRIDGE, line="recipe.dataset.dataset_kwargs.pad_to_max_length: None is not allowed"),
+    "b packed, stages": Kind(BRIDGE, line="recipe.dataset.dataset_kwargs.pad_to_max_length: missing"),
     "b external": Kind(BRIDGE, line="recipe.dataset.dataloader_type: 'external' is not allowed"),
     "b energon": Kind(BRIDGE, line="recipe.dataset: 'EnergonDatasetConfig' is not allowed"),
 }

@@ -252,7 +252,7 @@ def test_a_family_on_conversations_reads_packed_answers_of_its_stages_lengths(na
         assert one.tokenizer == "/data/chats/tokenizer"
         if job != "rank" and recipe.ranks("context") > 1:  # a rank of those that share one may have no token
             assert recipe.get("per token") is True and recipe.get("average_in_collective") is False
-    with pytest.raises(ElasticError, match=r"^long_data: None "):
+    with pytest.raises(ElasticError, match=r"^long_data: missing"):
         chats.job("stage2", "/p", ["/data/chats"], "/runs/x")
 
 

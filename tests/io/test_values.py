@@ -62,7 +62,7 @@ def test_a_frozen_record_holds_whole_numbers_of_python() -> None:
 
 def test_a_size_has_a_unit_of_ten_or_of_two() -> None:
     assert [parse_size("m", text) for text in ("7B", "1KB", "1.5 KiB", "1GB", "1GiB")] == [7, 1000, 1536, 10**9, 2**30]
-    assert (parse_float("3e-3"), parse_float("0.5x")) == (0.003, "0.5x")
+    assert [parse_float(text) for text in ("3e-3", "60%", "0.5x")] == [0.003, 0.6, "0.5x"]
     assert parse_size("m", 18) == parse_size("m", np.int64(18)) == 18
 
 
@@ -78,13 +78,14 @@ def test_a_figure_has_three_digits_and_no_exponent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("6e9", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("1T", 1e12), (12, 12)]
+    ("text", "count"),
+    [("6e9", 6e9), ("8.9b", 8.9e9), ("850M", 8.5e8), ("5k", 5e3), ("1T", 1e12), ("900,000", 9e5), (12, 12)],
 )
 def test_counts(text: str | float, count: float) -> None:
     assert parse_count("--params", text) == pytest.approx(count)
 
 
-@pytest.mark.parametrize("text", ["", "6GB", "0", "nan", "1e300", True, [1]])
+@pytest.mark.parametrize("text", ["", "6GB", "0", "nan", "1e300", "6,5B", "9,00", True, [1]])
 def test_no_counts(text: object) -> None:
     with pytest.raises(ElasticError, match=r"^--params: "):
         parse_count("--params", text)

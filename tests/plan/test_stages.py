@@ -50,7 +50,7 @@ def test_only_the_last_stage_is_in_low_precision() -> None:
     assert [three.block(low, n).distill.quantize for n in (1, 2, 3)] == [None, None, "nvfp4"]
     assert [PAPER.block(low, n).distill.quantize for n in (1, 2)] == [None, "nvfp4"]
     with pytest.raises(
-        ElasticError, match=r"elastic.distill.quantize: None .* one of nvfp4, fp8: stage 3 trains in it"
+        ElasticError, match=r"elastic.distill.quantize: missing; one of nvfp4, fp8: stage 3 trains in it"
     ):
         three.block(config, 1)
     assert Curriculum.from_dict(json.loads(json.dumps(asdict(three)))) == three

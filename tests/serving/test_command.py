@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.extras import installing
+from nemo_elastic.extras import missing
 from nemo_elastic.runtime import load_family
 from nemo_elastic.serving import command
 from nemo_elastic.serving.arguments import GATE, Settings
@@ -132,7 +132,7 @@ def test_another_vllm_is_left_alone(tmp_path):
 
 def test_the_command_line_ends_in_one_line(folder):
     code, said = call("serve", folder)
-    assert code == 2 and said == f"error: vllm is not installed; {installing('vllm')} brings it\n"
+    assert code == 2 and said == f"error: {missing(ModuleNotFoundError(name='vllm'))}\n"
     code, said = call("serve", folder, "--", "--model", "x")
     assert code == 2 and said.startswith("error: --model: ") and said.count("\n") == 1
 

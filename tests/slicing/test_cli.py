@@ -70,7 +70,7 @@ def test_memory_at_a_batch_and_a_length(run, family, tmp_path):
     assert cut["request"]["below"] == 0 and cut["request"]["value"] == size
 
 
-@pytest.mark.parametrize("which", [("--member", "small"), ("--member", "small", "--member", "mid"), ("--ratio", 0.4)])
+@pytest.mark.parametrize("which", [("--member", "small"), ("--member", "small,mid"), ("--ratio", "40%")])
 def test_a_dry_run_says_what_a_cut_does_and_writes_nothing(run, family, tmp_path, which):
     _, real, _ = run("slice", family, *which, "--out", tmp_path / "cut", "--json")
     code, dry, err = run("slice", family, *which, "--out", tmp_path / "dry", "--dryrun", "--json")

@@ -114,7 +114,7 @@ def test_keys_in_old_words():
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"model_type": ...}, "model_type: None"),
+        ({"model_type": ...}, "model_type: missing"),
         ({"hybrid_override_pattern": "MG*"}, "hybrid_override_pattern: 'MG.' is not allowed"),
         ({"hybrid_override_pattern": ...}, "layers_block_type is missing"),
         ({"layers_block_type": ["mamba"]}, "do not agree"),
@@ -125,7 +125,7 @@ def test_keys_in_old_words():
         ({"attention_bias": True}, "attention_bias: True is not allowed; only False"),
         ({"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
         ({"layer_norm_epsilon": 2.0}, "norm_eps"),
-        ({"model_type": PUZZLE}, "block_configs: None is not allowed; a list of 56"),
+        ({"model_type": PUZZLE}, "block_configs: missing; a list of 56"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_one_line(other, message):

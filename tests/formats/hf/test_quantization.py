@@ -75,7 +75,7 @@ CASES: list[tuple[str, Change, str]] = [
     (M, put("quant_algo", "INT4_AWQ"), f"{AT}.quant_algo: 'INT4_AWQ' is not allowed"),
     (M, put("group_size", 32), f"{AT}.group_size: 32 is not allowed"),
     # mixed
-    (M, mixed(None), f"{AT}.quantized_layers: None is not allowed; a mapping of modules"),
+    (M, mixed(None), f"{AT}.quantized_layers: missing; a mapping of modules"),
     (M, mixed({}), f"{AT}.quantized_layers: {{}} is not allowed; at least one"),
     (M, mixed({UP: {"quant_algo": "MIXED_PRECISION"}}), f"{AT}.quantized_layers.{UP}.quant_algo: 'MIXED_PREC"),
     # another precision than the tensors have
@@ -87,7 +87,7 @@ CASES: list[tuple[str, Change, str]] = [
     (C, put(f"{GROUP}/format", "mixed-precision"), f"{AT}.config_groups.group_0.format: 'mixed-precision' is not"),
     (C, put("config_groups/group_1", {}), f"{AT}.config_groups: ['group_0', 'group_1'] is not allowed; one group"),
     *(
-        (C, put(at, v), f"{AT}.{at.replace('/', '.')}: {v!r} is")
+        (C, put(at, v), f"{AT}.{at.replace('/', '.')}: {'missing' if v is None else repr(v)}")
         for at, v in (
             ("config_groups", None), (f"{GROUP}/weights", None),
             (f"{GROUP}/input_activations", []), (f"{GROUP}/input_activations/dynamic", "global"),
@@ -124,7 +124,7 @@ def test_modelopts_own_file_must_say_the_same(alone: bool, folders: dict[str, Pa
     if alone:  # as ModelOpt wrote it before it wrote into config.json
         whole = with_json(whole, tmp_path / "alone", CONFIG, lambda c: c.pop(KEY))
     changes = (lambda f: f["quantization"].update(quant_algo="FP8"), lambda f: f.clear())
-    says = (f"is nvfp4 .*, but {QUANT_FILE} says fp8", f"{QUANT_FILE}: quantization: None is not allowed")
+    says = (f"is nvfp4 .*, but {QUANT_FILE} says fp8", f"{QUANT_FILE}: quantization: missing")
     for change, match in zip(changes, says):
         with pytest.raises(ElasticError, match=match):
             open_source(with_json(whole, tmp_path / "broken", QUANT_FILE, change))

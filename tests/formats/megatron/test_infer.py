@@ -176,7 +176,7 @@ def test_all_experts_of_a_layer_may_be_in_one_tensor(parent: Parent) -> None:
             {},
             r"tensor 'decoder\.layers\.111",
         ),
-        (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: None is not allowed; a number of experts"),
+        (stacked(MOE), {"moe_router_topk": None}, r"moe_router_topk: missing; a number of experts"),
         (stacked(MOE), {"moe_router_topk": 1}, r"moe_router_topk: 1 is not allowed; 2 or more"),
         (stacked(MOE), {"moe_router_load_balancing_type": "sinkhorn"}, "load_balancing_type: 'sinkhorn'"),
         (stacked(MOE), {"moe_router_topk": 9}, r"parent\.experts|experts: 8 is not allowed; must be at least 9"),

@@ -31,7 +31,7 @@ ROOM = 60_000
 REFUSED = {
     "late": f"recipe.tokenizer.vocab_size: {VOCAB // 4} ",
     "forward_step": "forward_step: 'another' ",
-    "callbacks": "callbacks: None ",
+    "callbacks": "callbacks: missing",
 }
 PAIRS = {
     "dp2": Layout(data=2, micro_batches=2, searched=True),

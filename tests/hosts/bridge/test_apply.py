@@ -190,7 +190,7 @@ def test_experts_are_those_that_the_router_chooses_at_widths_of_their_own(with_e
         ("moe_router_load_balancing_type", "sinkhorn", "moe_router_load_balancing_type: "),
         ("moe_router_topk", 1, "moe_router_topk: 1 "),
         ("moe_router_num_groups", 4, "moe_router_num_groups: 4 "),
-        ("moe_shared_expert_intermediate_size", None, "parent.shared_ffn: None "),
+        ("moe_shared_expert_intermediate_size", None, "parent.shared_ffn: missing"),
     ],
 )
 def test_a_setting_of_experts_that_does_not_fit_is_named(
@@ -259,7 +259,7 @@ def test_the_command_reads_a_recipe_its_arguments_and_fields(
     printed = capsys.readouterr().out
     assert "validation.eval_iters: 3 -> 6 (" in printed and "nothing was started" in printed
     for arguments, line in (
-        (["steps=5"], "error: data: None "),
+        (["steps=5"], "error: data: missing"),
         ([*given, "train.iters=3"], "error: train: unknown field 'iters'"),
         ([*given, "train"], "error: override: 'train' "),
     ):

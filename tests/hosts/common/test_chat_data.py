@@ -52,7 +52,7 @@ def test_the_files_are_those_that_were_written(run: CurriculumRun) -> None:
 
 
 def test_what_does_not_fit_is_refused(run: CurriculumRun) -> None:
-    with pytest.raises(ElasticError, match=r"^long_data: None .* \[FOLDER\], .* --seq-length 256 --packed npy$"):
+    with pytest.raises(ElasticError, match=r"^long_data: missing.* \[FOLDER\], .* --seq-length 256 --packed npy$"):
         chat_folder(replace(run, long_data=None), "stage2", NPY)
     for wrong in (["/a", "/b"], {"train": ["/a"], "validation": ["/b"]}, []):
         with pytest.raises(ElasticError, match=r"^data: "):

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_mapping_is_reported_by_its_name(tmp_path: Path, conte
 
 
 def test_a_recipe_without_a_block_is_not_applied() -> None:
-    with pytest.raises(ElasticError, match=r"^elastic: None "):
+    with pytest.raises(ElasticError, match=r"^elastic: missing"):
         RunFile(settings={"teacher": "/t"}).apply(None, print)
 
 

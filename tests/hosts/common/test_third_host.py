@@ -96,4 +96,5 @@ def test_rules_name_the_fields_of_the_table(field: str, value: Any, why: str) ->
     setattr(getattr(recipe.made, owner), name, value)
     with pytest.raises(ElasticError) as caught:
         rules.check(recipe, block, StageOptions(teacher="/parent"))
-    assert str(caught.value).startswith(f"recipe.{field}: {value} ") and why in str(caught.value)
+    shown = "missing" if value is None else f"{value} "
+    assert str(caught.value).startswith(f"recipe.{field}: {shown}") and why in str(caught.value)
