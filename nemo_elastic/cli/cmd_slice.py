@@ -27,7 +27,7 @@ Dtype = Enum("Dtype", {"bf16": "bf16", "fp16": "fp16", "fp32": "fp32", "q8_0": "
 
 _SOURCE = typer.Argument(help="A family, a larger member, any plain Nemotron-H folder, or its id on the hub.")
 _MEMBER = typer.Option(
-    "--member", metavar="NAME", rich_help_panel=options.SHAPE, help="A member, or several: 6b,9b. Each is then cut into OUT/NAME."
+    "--member", metavar="NAME", rich_help_panel=options.SHAPE, help="A member, or several: 6b,9b, cut into OUT/NAME."
 )
 _RATIO = typer.Option(
     "--ratio", metavar="SHARE", rich_help_panel=options.SHAPE,

@@ -238,9 +238,7 @@ def test_what_has_no_numbers_is_refused(dense: Path, tmp_path: Path) -> None:
     slice_checkpoint(dense, tmp_path / "bare", subnet=PARENT.uniform([2, 3]))
     with pytest.raises(ElasticError, match="no weight is left to be quantised"):
         quantized(tmp_path / "bare", tmp_path / "out", "nvfp4")
-    with pytest.raises(
-        ElasticError, match=r"^ranges: missing; largest inputs: fp8 in the layout modelopt"
-    ):
+    with pytest.raises(ElasticError, match=r"^ranges: missing; largest inputs: fp8 in the layout modelopt"):
         quantize_folder(dense, tmp_path / "out", scheme_of("fp8", MODELOPT))
     assert not (tmp_path / "out").exists()
 
