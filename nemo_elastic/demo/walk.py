@@ -157,7 +157,7 @@ class Demo:
             "max_position_embeddings": LENGTH,
         }
         provenance = {"made_by": "nemo-elastic demo", "data": data.digest, "tokens": self.settings.elastic_tokens}
-        family = replace(source.family, ranking_digest=ranking.digest, provenance=provenance)
+        family = replace(source.family, provenance=provenance)
         write_family(out / "family", shape, source.tensors, family, data.tokenizer_dir, base=base)
         before = dict(open_source(parent).as_torch())
         write_family(out / "sorted", shape, sort(before, ranking, shape), family, data.tokenizer_dir, base=base)

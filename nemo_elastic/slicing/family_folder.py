@@ -153,7 +153,7 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None, parent: 
     Args:
         checkpoint: what stage 2 left.
         out: gets `family/` and `members/NAME/`, in Hugging Face's format; earlier ones are replaced.
-        ranking: folder of the ranking that sorted the weights, for the family's record.
+        ranking: folder of the ranking that sorted the weights, and so sorts the layers that come along.
         parent: model that was ranked. Its layers that predict further tokens (MTP), which no host trains, come along.
     """
     for name, kind in (("family", FAMILY), ("members", MEMBERS)):
@@ -162,13 +162,10 @@ def slice_family(checkpoint: str, out: str, ranking: str | None = None, parent: 
     if source.family is None:
         raise bad("checkpoint", checkpoint, "an elastic checkpoint")
     family, folder = source.family, Path(out)
-    if ranking is not None:
+    if ranking is not None and parent is not None:
         from nemo_elastic.ranking import Ranking
 
-        read = Ranking.load(ranking, family.parent)
-        family = replace(family, ranking_digest=read.digest)
-        if parent is not None:
-            source = with_prediction(source, open_source(parent), read)
+        source = with_prediction(source, open_source(parent), Ranking.load(ranking, family.parent))
     write_family(folder / "family", family.parent, source.tensors, family, source.companions,
                  base=source.config, force=True)  # fmt: skip
     members = {member.name: member.subnet for member in family}

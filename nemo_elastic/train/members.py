@@ -37,12 +37,14 @@ class Members(nn.Module):
         drop_order: int64 [layers], in which smaller shapes lose layers; without a router only, which has it otherwise.
         frozen: int64 [1]: 1 once the shapes are fixed and every step is sliced.
         parent_norm: int64 [1]: 1 where members' norms divide by the parent's width, see `Parent.norm`.
+        ranking: uint8 [32], digest of the ranking that sorted the weights; zeros until they are ranked.
     """
 
     router: Router | None
     codes: torch.Tensor
     frozen: torch.Tensor
     parent_norm: torch.Tensor
+    ranking: torch.Tensor
     drop_order: torch.Tensor
 
     def __init__(self, parent: Parent, budgets: int, router: Router | None = None) -> None:
@@ -51,6 +53,7 @@ class Members(nn.Module):
         self.register_buffer("codes", torch.zeros(budgets, width(parent), dtype=torch.int64))
         self.register_buffer("frozen", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("parent_norm", torch.tensor([int(parent.norm == PARENT_WIDTH)]))
+        self.register_buffer("ranking", torch.zeros(32, dtype=torch.uint8))
         if router is None:
             self.register_buffer("drop_order", torch.zeros(parent.num_layers, dtype=torch.int64))
         self._read: _Read | None = None
@@ -63,6 +66,10 @@ class Members(nn.Module):
     @property
     def is_frozen(self) -> bool:
         return self._host().frozen
+
+    def put_ranking(self, digest: str) -> None:
+        """Store which ranking sorted the weights; all ranks call it and have rank 0's afterwards."""
+        _store(self.ranking, torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8))
 
     def put(self, members: Sequence[Subnet], frozen: bool) -> None:
         """Store one member per budget; where there are several ranks, all call it and have rank 0's afterwards.

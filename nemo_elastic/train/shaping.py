@@ -57,6 +57,7 @@ def prepare_members(family: FamilyTraining, host: Host, out: Path) -> None:
         members.drop_order.copy_(torch.tensor(space.whole_drop_order))
     else:
         members.router.space = space
+    members.put_ranking(ranking.digest)
     members.put(shapes, frozen=members.router is None)
     host.weights_changed()
 

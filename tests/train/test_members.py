@@ -53,17 +53,18 @@ def test_ranks_that_found_other_members_all_have_those_of_rank_0(tmp_path: Path)
     assert [torch.load(tmp_path / str(rank)) for rank in (0, 1)] == [12, 12]
 
 
-def test_a_checkpoint_says_the_order_of_dropped_layers_and_the_norm() -> None:
+def test_a_checkpoint_says_the_order_of_dropped_layers_the_norm_and_the_ranking() -> None:
     """Sizes between members lose the least important layers, not the last ones."""
     order = [3, 1, 0, 2, 4]
     held = Members(replace(PARENT, norm=PARENT_WIDTH), 2)
     block: dict[str, Any] = {"budgets": [{"name": "full"}, {"name": "half", "ratio": 0.7}]}
     held.put([PARENT.full, PARENT.uniform([0, 2, 4], hidden=8, ffn=8)], frozen=True)
+    held.put_ranking("0a" * 32)
     held.drop_order.copy_(torch.tensor(order))
     saved = {name: value.clone() for name, value in held.state_dict().items()}
     block["axes"] = {"hidden": [16, 8], "ffn": [16, 8], "depth": [5, 3]}
     family = elastic_family(PARENT, saved, block, "here")
-    assert (family.drop_order, family.parent.norm) == (tuple(order), PARENT_WIDTH)
-    del saved["drop_order"], saved["parent_norm"]  # as runs of before saved it
+    assert (family.drop_order, family.parent.norm, family.ranking_digest) == (tuple(order), PARENT_WIDTH, "0a" * 32)
+    del saved["drop_order"], saved["parent_norm"], saved["ranking"]  # as runs of before saved it
     family = elastic_family(PARENT, saved, block, "here")
-    assert (family.drop_order, family.parent.norm) == (None, OWN_WIDTH)
+    assert (family.drop_order, family.parent.norm, family.ranking_digest) == (None, OWN_WIDTH, None)

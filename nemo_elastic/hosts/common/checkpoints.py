@@ -161,8 +161,8 @@ class Checkpoints(ABC):
         if before is None and stage <= 1 and not resumed:  # a parent as it was: this run ranks it
             return []
         changes = check_same_family(before, config, start, stage, resumed)
-        if f"{ELASTIC}parent_norm" not in Stored(start).sizes:
-            old = "is of a run whose members have norms over their own width; none is trained so today"
+        if f"{ELASTIC}ranking" not in Stored(start).sizes:
+            old = "was written by an earlier version, whose checkpoints have no digest of the ranking"
             raise ElasticError(f"resume: {start} {old}: cut members out of it, or give another log directory")
         if resumed and steps is not None and stage > 0:
             changes += other_steps(self.steps_field, context.steps[1], steps, config, stage, self.step(start))

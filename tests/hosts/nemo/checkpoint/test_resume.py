@@ -29,7 +29,7 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a ranking leaves: it takes no loss, so its block has no teacher."""
     block = ElasticConfig.from_dict(BLOCK | {"distill": {"teacher": "none"}}).to_dict()
     folder = tmp_path_factory.mktemp("rank") / "ranked"
-    extra = {"module.elastic.parent_norm": torch.ones(1).long()}
+    extra = {"module.elastic.ranking": torch.zeros(32, dtype=torch.uint8)}
     store(folder, PARENT, PARENT.full, random_tensors(PARENT), elastic=block, extra=extra)
     torch.save({}, folder / "weights" / "common.pt")
     return folder
