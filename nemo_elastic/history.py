@@ -114,5 +114,5 @@ def _line(raw: bytes) -> dict[str, Any] | None:
     if not _is_amount(line.get("seconds", 0)):
         del line["seconds"]
     if line.get("kind") == "heldout":
-        return line if isinstance(line.get("losses"), dict) else None
+        return line if all(isinstance(x, dict) for x in (line.get("losses"), line.get("kl", {}))) else None
     return line if line.get("kind") == "step" else None

@@ -36,6 +36,7 @@ class Settings:
         parent_steps: steps of the parent's training, 256 tokens a sequence; parent_lr: its peak learning rate.
         stage1_steps: steps at 128 tokens a sequence; stage2_steps at 512; elastic_lr: their peak learning rate, low
             because members of a rotated parent start near it.
+        eval_every: steps between validations of the parent; stage_eval_every: of a stage.
         eval_tokens: held-out tokens for perplexity; problems: held-out problems for answer accuracy.
         block: the elastic block.
         stage2_sampling: sampling weights of stage 2, in the order of the budgets.
@@ -48,6 +49,7 @@ class Settings:
     stage2_steps: int = 40
     elastic_lr: float = 3e-4
     eval_every: int = 100
+    stage_eval_every: int = 10
     eval_tokens: int = 16384
     problems: int = 48
     block: dict[str, Any] = field(default_factory=lambda: BLOCK | QUICK)
@@ -71,6 +73,7 @@ SHORT = replace(
     stage1_steps=12,
     stage2_steps=6,
     eval_every=20,
+    stage_eval_every=3,
     eval_tokens=4096,
     problems=16,
     block=BLOCK

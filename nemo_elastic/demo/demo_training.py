@@ -72,7 +72,7 @@ def train_stage(
         warmup_steps=max(1, total // 20),
         split="train" if stage == 1 else "train_long",
         label=f"stage {stage}",
-        eval_every=settings.eval_every,
+        eval_every=settings.stage_eval_every,
         eval_sequences=32 if stage == 1 else 8,
     )
     apply_elastic(

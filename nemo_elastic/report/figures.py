@@ -21,11 +21,21 @@ from nemo_elastic.verdicts import TIE
 from .run import Phase, Run
 from .style import INK, MUTED, colour, headline, marker, millions, new_figure
 
-WIDTH = 9.0
+#: inches; the first picture of the page is read on a phone without scrolling
+WIDTH, NARROW = 9.0, 5.6
 #: characters of a name in a picture
 LONGEST = 24
 #: members in one picture
 MOST = 24
+#: figure of a validation -> its name, and what its curves should do
+WORDS = {
+    "losses": ("held-out loss", ""),
+    "kl": (
+        "divergence from the parent",
+        "Curves of smaller members should fall. The full-size member starts as the parent, at 0, and may end a little "
+        "above, because it shares its weights with the others.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ def draw_members(run: Run) -> Drawing | None:
     if not measured or run.results is None:
         return None
     rows = measured[:MOST]
-    figure = new_figure(WIDTH, 1.5 + 0.5 * len(rows))
+    figure = new_figure(NARROW, 1.8 + 0.5 * len(rows))
     axes = figure.add_subplot()
     before, names = run.results.before, []
     for y, (m, loss) in enumerate(rows):
@@ -68,7 +78,8 @@ def draw_members(run: Run) -> Drawing | None:
     if before and before.loss is not None:
         axes.axvline(before.loss, color=MUTED, lw=1, ls="--", zorder=1)
     axes.set_yticks(range(len(rows)), names)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(len(rows) - 0.5, -0.7)
+    axes.margins(x=0.1)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("held-out loss, nats per token (lower is better)")
     handles = [
@@ -79,7 +90,7 @@ def draw_members(run: Run) -> Drawing | None:
             ("o", INK, "after elastic training"),
         )
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    figure.legend(handles=handles, loc="outside lower left", ncols=2)
     return _finished(
         figure,
         "What one elastic training did for each member",
@@ -89,11 +100,12 @@ def draw_members(run: Run) -> Drawing | None:
 
 
 def draw_training(run: Run) -> Drawing | None:
-    """Held-out loss of every member over the tokens of each phase."""
+    """Divergence of every member from the parent over the tokens of each phase; its loss where that is unknown."""
+    figure_of = "kl" if any(x.get("kl") for p in run.phases for x in p.heldout) else "losses"
     names = dict.fromkeys(n for n in (*run.names, *(n for p in run.phases for x in p.heldout for n in x["losses"])))
-    measured = [n for n in names if any(p.losses(n) for p in run.phases)]
+    measured = [n for n in names if any(p.curve(n, figure_of) for p in run.phases)]
     names = measured[:MOST]
-    phases = [p for p in run.phases if any(map(p.losses, names))]
+    phases = [p for p in run.phases if any(p.curve(n, figure_of) for n in names)]
     phases = [p for p in phases if p.name != "parent"] or phases
     if not phases:
         return None
@@ -102,7 +114,7 @@ def draw_training(run: Run) -> Drawing | None:
     late: list[float] = []
     for axes, phase in zip(plots, phases, strict=True):
         for name in names:
-            if points := phase.losses(name):
+            if points := phase.curve(name, figure_of):
                 place = run.place(name)
                 x, y = zip(*points, strict=True)
                 axes.plot(x, y, marker=marker(place), ms=5, color=colour(place), label=_short(name))
@@ -114,17 +126,18 @@ def draw_training(run: Run) -> Drawing | None:
         _mark_freeze(axes, run, phase)
     low = plots[0].get_ylim()[0]
     top = max(late) + 2 * (max(late) - min(late)) + TIE  # first losses may be far above all others
-    above = [y for p in phases for n in names for _, y in p.losses(n) if y > top]
+    above = [y for p in phases for n in names for _, y in p.curve(n, figure_of) if y > top]
     if above:
         plots[0].set_ylim(low, top)
-    plots[0].set_ylabel("held-out loss, nats per token")
+    word, expected = WORDS[figure_of]
+    plots[0].set_ylabel(f"{word}, nats per token")
     handles, labels = plots[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
     return _finished(
         figure,
-        "Held-out loss during training",
-        f"{len(above)} losses lie above the picture, up to {max(above):.2f}." if above else "",
-        f"{_rises(names, phases)} {_left_out(len(measured))}".strip(),
+        f"{word.capitalize()} during training",
+        f"{len(above)} points lie above the picture, up to {max(above):.2f}." if above else "",
+        " ".join(filter(None, (expected, _rises(names, phases, figure_of), _left_out(len(measured))))),
     )
 
 
@@ -143,14 +156,15 @@ def _left_out(count: int) -> str:
     return f"The picture shows {MOST} of {count} models." if count > MOST else ""
 
 
-def _rises(names: Sequence[str], phases: Sequence[Phase]) -> str:
-    """Members that end a phase above their first loss."""
+def _rises(names: Sequence[str], phases: Sequence[Phase], figure_of: str) -> str:
+    """Members that end a phase above their first point."""
+    word = WORDS[figure_of][0]
     out = []
     for phase in phases:
-        ends = {name: [y for _, y in phase.losses(name)] for name in names}
+        ends = {name: [y for _, y in phase.curve(name, figure_of)] for name in names}
         worse = [f"{_short(n)} by {y[-1] - y[0]:.3f}" for n, y in ends.items() if y and y[-1] > y[0] + TIE]
         if worse:
-            out.append(f"At the end of {phase.label} the loss is higher than at its beginning: {', '.join(worse)}.")
+            out.append(f"At the end of {phase.label} the {word} is higher than at its beginning: {', '.join(worse)}.")
     return " ".join(out)
 
 

@@ -119,6 +119,7 @@ def members(run: Run) -> list[dict[str, Any]]:
             row[key] = getattr(result, key, None)
         for key in ("loss", "perplexity", "untrained_loss", "unsorted_loss", "recovered"):
             row[key] = getattr(result, key, None)
+        row["divergence"] = run.divergence(name) if trained else None
         row["answers"] = asdict(result.answers) if result and result.answers else None
         if subnet is not None and parent is not None:
             row |= counts(parent, subnet)
@@ -168,19 +169,24 @@ def _members(run: Run) -> Iterator[Section]:
         "untrained cut": lambda m: DASH if m["ratio"] == 1 else _decimals(m["untrained_loss"]),
         "unsorted cut": lambda m: DASH if m["ratio"] == 1 else _decimals(m["unsorted_loss"]),
         "gap closed": lambda m: _percent(m["recovered"], 1),
+        "divergence": lambda m: _decimals(m["divergence"], 4),
         "right answers": lambda m: _answers(m["answers"]),
     })  # fmt: skip
-    if worth and run.results:
+    words = []
+    if run.results:
         bigram = run.results.bigram_loss
-        words = (
+        words.append(
             "Losses are in nats per token of held-out text. The cuts have the member's shape before training: the "
             "untrained cut comes from the sorted parent, the unsorted cut from the parent as stored. The gap is the "
             "distance from the untrained cut to the parent before elastic training; it has no share below "
             f"{SHARED:g} nats. Losses closer than {TIE:g} count as equal. Right answers have a 95 % interval; a guess "
             "always gives the most frequent answer of a task."
         )
-        model = "" if bigram is None else f" A bigram model of the same tokens has a loss of {bigram:.3f}."
-        yield Section("Quality", words + model, table=worth)
+        words += [] if bigram is None else [f"A bigram model of the same tokens has a loss of {bigram:.3f}."]
+    if any(m["divergence"] is not None for m in rows):
+        words.append("The divergence from the parent (KL) is that of the last validation, the end of its curve.")
+    if worth and words:
+        yield Section("Quality", " ".join(words), table=worth)
 
 
 def _shapes(run: Run) -> Table | None:

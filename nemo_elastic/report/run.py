@@ -142,10 +142,10 @@ class Phase:
         """Tokens that the phase trained on."""
         return int(max((line["tokens"] for line in (*self.steps, *self.heldout)), default=0))
 
-    def losses(self, name: str) -> list[tuple[int, float]]:
-        """Tokens and held-out loss of a model at each validation."""
-        known = [(line["tokens"], _finite(line["losses"].get(name))) for line in self.heldout]
-        return [(tokens, loss) for tokens, loss in known if loss is not None]
+    def curve(self, name: str, figure: str) -> list[tuple[int, float]]:
+        """Tokens and a figure of a model, `losses` or `kl`, at each validation."""
+        known = [(line["tokens"], _finite(line.get(figure, {}).get(name))) for line in self.heldout]
+        return [(tokens, value) for tokens, value in known if value is not None]
 
 
 @dataclass
@@ -188,6 +188,11 @@ class Run:
         seen = [name for phase in self.phases if phase.name != "parent" for x in phase.heldout for name in x["losses"]]
         first = [before.name] if before else []
         return list(dict.fromkeys([*first, *self.subnets, *measured, *seen]))
+
+    def divergence(self, name: str) -> float | None:
+        """Divergence of a member from the parent at the last validation, where the curves of the report end."""
+        ends = [curve[-1][1] for phase in self.phases if (curve := phase.curve(name, "kl"))]
+        return ends[-1] if ends else None
 
     def place(self, name: str) -> int | None:
         """Place of a member from the largest; None for the parent before elastic training."""

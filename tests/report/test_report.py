@@ -259,17 +259,17 @@ def test_members_are_drawn_where_their_losses_are(demo_run: Path) -> None:
     assert [t.get_text().partition(" ")[0] for t in axes.get_yticklabels()] == ["parent", *NAMES]
 
 
-def test_a_loss_that_rises_in_a_phase_is_told(run: Path) -> None:
-    lines = [
-        {"kind": "heldout", "step": step, "tokens": step, "losses": {"1.6m": 3.0 + up, "1.1m": 3.0, "0.8m": 3.5 - up}}
-        for step, up in ((0, 0.0), (9, 0.1))
-    ]
+@pytest.mark.parametrize("figures", [("losses",), ("losses", "kl")])
+def test_a_member_that_rises_in_a_phase_is_told(run: Path, figures: tuple[str, ...]) -> None:
+    points = [(step, {"1.6m": 3.0 + up, "1.1m": 3.0, "0.8m": 3.5 - up}) for step, up in ((0, 0.0), (9, 0.1))]
+    lines = [{"kind": "heldout", "step": step, "tokens": step} | dict.fromkeys(figures, at) for step, at in points]
     shutil.rmtree(run / "stage1")
     (run / "stage2" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with house():
         drawing = draw_training(load_run(run))
     assert drawing is not None
-    assert drawing.words == "At the end of stage 2 the loss is higher than at its beginning: 1.6m by 0.100."
+    assert drawing.words.endswith("higher than at its beginning: 1.6m by 0.100.")
+    assert (["1.6m", "3.1000"] in [[row[0], row[-2]] for row in cells(run, "Quality")]) == ("kl" in figures)
 
 
 @pytest.mark.parametrize("loss", ["NaN", "null", "9" * 20, "9" * 400, "1e300"])
