@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.terminal import say
 
 from .seam import Host
 from .training import FamilyTraining
@@ -45,7 +46,7 @@ class Guard:
             self.in_a_row = 0
             if self._skip and self.host.first:
                 left_out = "no rank has a token that counts in the loss; this step is skipped"
-                print(f"  training: step {self.host.step}: {left_out}", flush=True)
+                say(f"  training: step {self.host.step}: {left_out}")
             return
         nonfinite = self.family.config.nonfinite
         line = f"training: step {self.host.step}: {self._cause(named)}"
@@ -55,7 +56,7 @@ class Guard:
         if self.in_a_row >= nonfinite.limit:
             raise ElasticError(f"{line}; the last of {self.in_a_row} such steps (elastic.nonfinite.limit)")
         if self.host.first:
-            print(f"  {line}; this step is skipped (elastic.nonfinite.action: skip)", flush=True)
+            say(f"  {line}; this step is skipped (elastic.nonfinite.action: skip)")
 
     def guarded(self, step: Callable[[], Any], skipped: Any = None) -> Callable[[], Any]:
         """Wrap an optimizer's step: it changes nothing and gives `skipped` where `check_gradients` says to skip it."""

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nemo_elastic.history import lines_of, up_to
+from nemo_elastic.io.terminal import in_terminal, say
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.router import Router
 
@@ -68,7 +68,7 @@ class Progress:
         self.label, self.total = label, total
         self._began = self._printed = time.monotonic()
         self._since: tuple[float, int] | None = None  # when the first step was over: ranking and search are none
-        self._part, self._terminal = PARTS * first // max(1, total), sys.stdout.isatty()
+        self._part, self._terminal = PARTS * first // max(1, total), in_terminal()
         self._losses: dict[str, float] = {}  # the last of each budget
 
     @property
@@ -91,7 +91,7 @@ class Progress:
         losses = losses or f"loss {line.get('reduced_train_loss', float('nan')):.3f}"
         text = f"  {self.label}: step {done}/{self.total}  {losses}{left}"
         moves = self._terminal and done != self.total
-        print(f"\r\x1b[K{text}" if self._terminal else text, end="" if moves else "\n", flush=True)
+        say(f"\r\x1b[K{text}" if self._terminal else text, end="" if moves else "\n")
 
 
 class Metrics:

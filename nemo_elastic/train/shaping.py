@@ -17,6 +17,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.core.family import Subnet
 from nemo_elastic.errors import bad
 from nemo_elastic.io.outputs import check_output
+from nemo_elastic.io.terminal import say
 from nemo_elastic.io.write import atomic_write
 from nemo_elastic.nn.gates import Choice
 from nemo_elastic.nn.rows import Rows
@@ -199,7 +200,7 @@ def freeze_members(family: FamilyTraining, host: Host, out: Path, step: int) -> 
         members.put(members.get(), frozen=True)
     write_shapes(out / "members.json", dict(zip(names, members.get(), strict=True)), report, host)
     if host.first:
-        print(f"  shapes frozen at step {step}", flush=True)
+        say(f"  shapes frozen at step {step}")
 
 
 def write_shapes(path: Path, members: Mapping[str, Subnet], report: Mapping[str, Any], host: Host) -> None:
@@ -222,4 +223,4 @@ def finite(value: Any) -> Any:
 def _show(host: Host, text: str, done: int, total: int, parts: int) -> None:
     """Print a line for each of so many parts of the work."""
     if host.first and (done == total or done % max(1, total // parts) == 0):
-        print(f"  {text}", flush=True)
+        say(f"  {text}")

@@ -27,6 +27,7 @@ from nemo_elastic.hosts.common.agreement import vocabulary_rows
 from nemo_elastic.hosts.common.changes import settings
 from nemo_elastic.hosts.common.checkpoints import BRIDGE, newest_of, step_of
 from nemo_elastic.hosts.common.stage import StageOptions
+from nemo_elastic.io.terminal import say
 from nemo_elastic.io.write import absolute_if_there
 from nemo_elastic.megatron.models import check_overlaps, refused_overlaps
 from nemo_elastic.megatron.spec import elastic_stack_spec
@@ -106,7 +107,7 @@ class ElasticRun:
         if self.ended:  # Bridge would write the last checkpoint over itself
             self.forward_step.before()
             if get_rank_safe() == 0:
-                print(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train", flush=True)
+                say(f"{self.config.checkpoint.load}: has the end of this run; nothing is left to train")
             return
         self.config.train.exit_signal_handler, ctrl_c = True, self.family_callback.ctrl_c
         try:

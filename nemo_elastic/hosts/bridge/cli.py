@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
+from nemo_elastic.hosts.common.logs import import_quietly, lines_to
 from nemo_elastic.hosts.common.run_file import RunFile, value_of
 
 __all__ = ["find_stock", "main", "override"]
@@ -69,21 +70,27 @@ def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: boo
         name = factory or file.recipe.pop("_factory_", None)
         if name is None:
             raise bad("--factory", None, "a recipe of Megatron-Bridge's, e.g. nemotron_nano_12b_v2_pretrain_config")
-        recipe = find_stock(name)
-        given, rest = _arguments(recipe, file.overrides)
-        config = recipe(**given)
+        with import_quietly():
+            recipe = find_stock(name)
+            given, rest = _arguments(recipe, file.overrides)
+            config = recipe(**given)
+            from megatron.bridge.utils.common_utils import get_rank_safe
+
+            from .apply import apply_elastic
+
+            rank = get_rank_safe()
         for field, value in [*_flat(file.recipe), *rest]:
             override(config, field, value)
-        from megatron.bridge.utils.common_utils import get_rank_safe
-
-        from .apply import apply_elastic
-
         run = file.apply(config, apply_elastic)
         if dryrun:
-            if get_rank_safe() == 0:
+            if rank == 0:
                 print("nothing was started", flush=True)
             return
-        run.pretrain()
+        folder = run.family_callback.file.parent
+        if rank == 0:
+            print(f"Megatron-Bridge's own lines go to {folder}, into bridge_log_rank-*.txt", flush=True)
+        with lines_to(folder / f"bridge_log_rank-{rank}.txt"):
+            run.pretrain()
 
 
 def _arguments(recipe: Callable[..., Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:

@@ -27,6 +27,7 @@ from nemo_elastic.formats.megatron.metadata import ITERATION, RUN_CONFIG, TRACKE
 from nemo_elastic.formats.megatron.stored import ELASTIC, Stored, first_line
 from nemo_elastic.formats.megatron.torch_files import STATE, check_harmless
 from nemo_elastic.io.read import open_regular, read_bytes, read_json
+from nemo_elastic.io.terminal import say
 from nemo_elastic.io.write import absolute_if_there, atomic_write
 
 from .same_family import check_same_family, other_steps
@@ -369,7 +370,7 @@ def newest_of(given: str | os.PathLike[str] | None, name: str = "teacher") -> st
             chosen, passed = host.choose(folder, weights=True)
             if chosen is not None:
                 for line in passed:
-                    print(f"{name}: {folder}: {line.partition('; the run resumes')[0]}", flush=True)
+                    say(f"{name}: {folder}: {line.partition('; the run resumes')[0]}")
                 return str(chosen)
     return path
 
@@ -410,7 +411,7 @@ def _wrong_file(checkpoint: Path) -> str | None:
 def report(lines: list[str], first: bool) -> None:
     """Print on the first rank what a start says of checkpoints."""
     for line in lines if first else ():
-        print(f"  resume: {line}", flush=True)
+        say(f"  resume: {line}")
 
 
 def on_first(work: Callable[[], Any]) -> Any:

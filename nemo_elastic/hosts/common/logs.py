@@ -14,8 +14,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["errors_alone", "import_quietly"]
+from nemo_elastic.errors import ElasticError
+from nemo_elastic.io.terminal import stdout_to
+
+__all__ = ["errors_alone", "import_quietly", "lines_to"]
 
 
 def errors_alone() -> None:
@@ -34,8 +38,27 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
+def lines_to(file: Path) -> Iterator[None]:
+    """While it lasts append what a host prints and logs, and Python's warnings, to a file; for one that has no log.
+
+    Errors reach the terminal, too, and what this package says.
+    """
+    errors_alone()
+    logging.captureWarnings(True)
+    with stdout_to(file):
+        handler = logging.FileHandler(file)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
 def import_quietly() -> Iterator[None]:
-    """While it lasts keep what this process prints, and print it only where an import fails.
+    """While it lasts keep what this process prints, and print it only where an import fails for another reason than
+    the user's input.
 
     The streams stay the same objects, so that handlers that an import makes write to the terminal afterwards.
     """
@@ -45,8 +68,8 @@ def import_quietly() -> Iterator[None]:
         try:
             _lead((1, 2), (kept.fileno(), kept.fileno()))
             yield
-        except BaseException:
-            failed = True
+        except BaseException as error:
+            failed = not isinstance(error, ElasticError)
             raise
         finally:
             _lead((1, 2), screens)

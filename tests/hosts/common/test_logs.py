@@ -12,7 +12,7 @@ import pytest
 
 from tests.workers import environment
 
-LOGS = "from nemo_elastic.hosts.common.logs import errors_alone, import_quietly\n"
+LOGS = "from nemo_elastic.hosts.common.logs import errors_alone, import_quietly, lines_to\n"
 
 
 def run(script: str, place: Path) -> subprocess.CompletedProcess[str]:
@@ -36,6 +36,32 @@ print("  search: 1/2 candidates")
     done = run(script, tmp_path)
     assert (done.stdout, set(done.stderr.splitlines())) == ("  search: 1/2 candidates\n", {"a rank died"})
     assert (tmp_path / "log.txt").read_text() == "process groups\na rank died\n"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_host_that_prints_has_a_file_and_our_lines_the_terminal(tmp_path: Path, fails: bool) -> None:
+    script = f"""
+import logging, os, pathlib, warnings
+from nemo_elastic.io.terminal import say
+with lines_to(pathlib.Path("run", "log.txt")):
+    logging.getLogger().setLevel(logging.INFO)
+    print("boxes")
+    os.system("echo from C")
+    logging.info("buckets")
+    warnings.warn("no kernel")
+    logging.error("a rank died")
+    say("  search: 1/2 candidates")
+    if {fails}:
+        raise RuntimeError("no memory")
+print("after")
+"""
+    done = run(script, tmp_path)
+    assert done.stdout.splitlines() == ["  search: 1/2 candidates", *([] if fails else ["after"])]
+    first, *rest = done.stderr.splitlines()
+    assert first == "a rank died" and (rest[-1:] == ["RuntimeError: no memory"]) is fails
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert all(line in log for line in ("boxes", "from C", "buckets", "no kernel", "a rank died"))
+    assert "search" not in log and "after" not in log
 
 
 @pytest.mark.parametrize("fails", [False, True])
