@@ -120,12 +120,6 @@ class Grid:
         cut = t.reshape(before + self.shape + after)[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
         return cut.reshape((*before, self.kept_size, *after))
 
-    def window(self, t: Array, dim: int) -> Array:
-        """The kept channels of `t` as a strided view of shape [..., *kept, ...], for writing in place."""
-        before, after = tuple(t.shape[:dim]), tuple(t.shape[dim + 1 :])
-        view = t.reshape(before + self.shape + after) if _is_numpy(t) else t.unflatten(dim, self.shape)
-        return view[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
-
 
 #: a single position
 ONE = Grid((1,), (1,))
@@ -212,17 +206,32 @@ class Selection:
         return _concatenate(cut, dim + 1).reshape((*shape[:dim], self.kept_size, *shape[dim + 1 :]))
 
     def add_(self, full: Array, piece: Array, dim: int = 0) -> None:
-        """Add `piece` (a slice made by `take`, or its gradient) into `full` in place, part by part."""
-        lead = (slice(None),) * dim
-        per, kept = self.size // self.outer.size, self.kept_size // self.outer.kept_size
-        for i, o in enumerate(self.outer.indices().tolist()):
-            src, dst = i * kept, o * per
-            for part in self.parts:
-                target = part.window(full[lead + (slice(dst, dst + part.size),)], dim)
-                source = piece[lead + (slice(src, src + part.kept_size),)]
-                source = source.reshape((*source.shape[:dim], *part.kept, *source.shape[dim + 1 :]))
-                target += source
-                src, dst = src + part.kept_size, dst + part.size
+        """Add `piece` (a slice made by `take`, or its gradient) into `full` in place, window by window."""
+        inner = dim + len(self.outer.shape)
+        full = _split(full, dim, (*self.outer.shape, -1))[_window(dim, self.outer.kept)]
+        piece = _split(piece, dim, (*self.outer.kept, -1))
+        at = at_kept = 0
+        for part in self._windows:
+            stop, stop_kept = at + part.size, at_kept + part.kept_size
+            target = _split(full[_run(inner, at, stop)], inner, part.shape)[_window(inner, part.kept)]
+            target += _split(piece[_run(inner, at_kept, stop_kept)], inner, part.kept)
+            at, at_kept = stop, stop_kept
+
+    @cached_property
+    def _windows(self) -> list[Grid]:
+        """The parts, neighbours joined that are one strided window: equal ones as of z and x, or whole ones."""
+        joined: list[Grid] = []
+        for part in self.parts:
+            last = joined[-1] if joined else ONE
+            times = last.shape[0] if last.shape[1:] == part.shape and last.kept == (last.shape[0], *part.kept) else 0
+            if last.shape == last.kept and part.shape == part.kept and joined:
+                size = last.size + part.size
+                joined[-1] = Grid((size,), (size,))
+            elif times:
+                joined[-1] = Grid((times + 1, *part.shape), (times + 1, *part.kept))
+            else:
+                joined.append(Grid((1, *part.shape), (1, *part.kept)))
+        return joined
 
     def in_blocks(self, n: int) -> Selection | None:
         """The selection in units of `n` neighbouring channels, such as packed bytes and blocks of scales.
@@ -289,6 +298,21 @@ def _steps(cuts: Sequence[Grid]) -> np.ndarray:
 
 def _is_numpy(t: Array) -> bool:
     return isinstance(t, np.ndarray)
+
+
+def _split(t: Array, dim: int, shape: tuple[int, ...]) -> Array:
+    """A view of `t` in which `shape` stands for dimension `dim`."""
+    return t.reshape((*t.shape[:dim], *shape, *t.shape[dim + 1 :])) if _is_numpy(t) else t.unflatten(dim, shape)
+
+
+def _run(dim: int, start: int, stop: int) -> tuple[slice, ...]:
+    """Index of positions [start, stop) of dimension `dim`."""
+    return (slice(None),) * dim + (slice(start, stop),)
+
+
+def _window(dim: int, kept: tuple[int, ...]) -> tuple[slice, ...]:
+    """Index of a prefix of each of the dimensions from `dim` on."""
+    return (slice(None),) * dim + tuple(slice(k) for k in kept)
 
 
 def _concatenate(parts: list[Array], dim: int) -> Array:
