@@ -121,21 +121,16 @@ def measure(place: Path, only: Collection[str] = ()) -> dict[str, dict[str, Any]
 
 
 def validated_often(place: Path) -> dict[str, Any]:
-    """One of the runs on one rank again, with a validation after each step and the logger of large recipes."""
+    """One of the runs on one rank again, with a validation after each step."""
     alone = FEW[0].alone
-    (ran,) = do(place, Job(OFTEN, layout=alone, steps=STEPS, validate=1, elastic=to_tensorboard))
+    (ran,) = do(place, Job(OFTEN, layout=alone, steps=STEPS, validate=1))
     seldom = json.loads((place / "log" / alone.name / "rank0.json").read_text())
     events = b"".join(path.read_bytes() for path in (place / OFTEN).rglob("events.out.tfevents.*"))
     tags = [f"{kind}/{name}" for kind in ("val_loss", "val_kl") for name in ("full", "large", "small")]
+    tags += sorted({name for line in lines(place / OFTEN, "step") for name in line if name.startswith("loss_")})
     return {
         "steps": [line["step"] for line in lines(place / OFTEN, "heldout")],
         "tags": [tag for tag in tags if tag.encode() in events] == tags,
         "training": all(ran["facts"][0]["training"]),
         "same": all(ran["facts"][0][name] == seldom[name] for name in ("samples", "losses", "weights")),
     }
-
-
-def to_tensorboard(task: Any) -> None:
-    from nemo.collections.llm.recipes.log.default import tensorboard_logger
-
-    task.log.tensorboard = tensorboard_logger(name="run")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ class ElasticCallback(Callback):
         loop, done = self.step.loop, self.step.host.step + 1
         counted = loop.tokens_counted()
         self._metrics.tokens += counted
-        line = dict(loop.step_ended(done))
+        facts = loop.step_ended(done)
+        draw(context.state, facts, done)
+        line = dict(facts)
         loss = (context.loss_dict or {}).get(LOSS)
         # of no token Bridge has no mean
         if counted and (parallel_state.get_pipeline_model_parallel_world_size() > 1 or loss is not None):
@@ -103,6 +106,7 @@ class ElasticCallback(Callback):
         """Bridge's iterator starts at the first sample of the data again where the run goes on after a stop."""
         measured = self.step.loop.validation_ended()
         context.state.train_state.consumed_valid_samples = 0
+        draw(context.state, measured.logged(), self.step.host.step)
         self._metrics.heldout(self.step.host.step, {"losses": measured.losses, "kl": measured.kl})
 
     # ------------------------------------------------------------------ helpers
@@ -111,3 +115,13 @@ class ElasticCallback(Callback):
         manager = ElasticCheckpoints(context.state.cfg.checkpoint)
         manager.save(CheckpointSaveContext(context.state, context.model, context.optimizer, context.scheduler, 0))
         manager.finalize_async_saves(context.state, blocking=True)
+
+
+def draw(state: Any, series: Mapping[str, float], step: int) -> None:
+    """Give figures of a step to the writers of Bridge's `logger` fields, which are on the last rank."""
+    tensorboard, wandb = state.tensorboard_logger, state.wandb_logger
+    if tensorboard is not None:
+        for name, value in series.items():
+            tensorboard.add_scalar(name, value, step)
+    if wandb is not None and series:
+        wandb.log(dict(series), step)

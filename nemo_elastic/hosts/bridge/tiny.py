@@ -102,7 +102,7 @@ def tiny_config(
 
     Args:
         data: folder made by `nemo-elastic data`.
-        dir: folder of the run; checkpoints go to `dir/checkpoints`.
+        dir: folder of the run; checkpoints go to `dir/checkpoints`, TensorBoard's events to `dir/tensorboard`.
         steps: optimizer steps; the data order is fixed for exactly as many.
         seq_length, micro_batch_size, global_batch_size: tokens per sequence, sequences per forward and per step.
         lr, warmup_steps, min_ratio: peak rate, linear warm-up, rate at the end as a share of the peak.
@@ -128,7 +128,7 @@ def tiny_config(
         scheduler=_scheduler(warmup_steps, max(steps, warmup_steps + 1)),
         ddp=DistributedDataParallelConfig(overlap_grad_reduce=False, check_for_nan_in_grad=False),
         dataset=_dataset(folder.path.resolve(), folder.available(split), seq_length, seed),
-        logger=LoggerConfig(log_interval=max(1, steps), tensorboard_dir=None),
+        logger=LoggerConfig(log_interval=max(1, steps), tensorboard_dir=str(Path(dir, "tensorboard"))),
         tokenizer=TokenizerConfig(tokenizer_type="NullTokenizer", vocab_size=folder.vocab_size),
         checkpoint=_checkpoint(str(Path(dir, "checkpoints")), save_every),
         rng=RNGConfig(seed=seed),

@@ -8,6 +8,7 @@ import copy
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from megatron.bridge.training.config import OptimizerConfigOverrideProvider, Opt
 from megatron.bridge.training.mixed_precision import MixedPrecisionConfig
 from megatron.bridge.training.setup import _validate_and_set_vocab_size
 from megatron.core.optimizer import ParamKey
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo_elastic.cli import main as command
 from nemo_elastic.config.block import ElasticConfig
@@ -23,6 +25,7 @@ from nemo_elastic.config.sections import DistillConfig
 from nemo_elastic.errors import ElasticError
 from nemo_elastic.formats.megatron.shape import parent_of
 from nemo_elastic.hosts.bridge.apply import apply_elastic
+from nemo_elastic.hosts.bridge.callbacks import draw
 from nemo_elastic.hosts.bridge.cli import find_stock, main, override
 from nemo_elastic.hosts.bridge.tiny import tiny_config
 from nemo_elastic.hosts.common.changes import settings
@@ -305,3 +308,19 @@ def test_the_command_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (metrics,) = (tmp_path / "run").rglob("metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2]
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    drawn = {f"loss_{name}" for line in lines for name in ("full", "small") if f"loss_{name}" in line}
+    drawn |= {f"{kind}/{name}" for kind in ("val_loss", "val_kl") for name in lines[-1]["losses"]} - {"val_kl/full"}
+    series = EventAccumulator(str(events)).Reload()
+    assert drawn <= set(series.Tags()["scalars"]) and len(drawn) >= 4
+    assert series.Scalars("val_loss/small")[-1].value == pytest.approx(lines[-1]["losses"]["small"])
+
+
+def test_weights_and_biases_gets_the_same_series() -> None:
+    got: list[Any] = []
+    state = SimpleNamespace(
+        tensorboard_logger=None, wandb_logger=SimpleNamespace(log=lambda *given: got.append(given))
+    )
+    for series in ({"loss_small": 2.0}, {}):
+        draw(state, series, 7)
+    assert got == [({"loss_small": 2.0}, 7)]

@@ -17,6 +17,7 @@ from megatron.core.optimizer import OptimizerConfig
 from nemo import lightning as nl
 from nemo.collections import llm
 from nemo.collections.llm.gpt.model.ssm import NemotronHConfigBase
+from nemo.collections.llm.recipes.log.default import tensorboard_logger
 
 from nemo_elastic.data.folder import CHAT_MANIFEST, ChatFolder, DataFolder
 from nemo_elastic.hosts.common.checkpoints import NEMO
@@ -180,7 +181,7 @@ def _trainer(devices: int, tensor_parallel: int, steps: int, label: str) -> run.
 
 
 def _logger(out: str | Path, steps: int, label: str) -> run.Config:
-    """NeMo's logs in a folder, with one checkpoint: that of the run's end."""
+    """NeMo's logs and TensorBoard's events in a folder, with one checkpoint: that of the run's end."""
     checkpoint = run.Config(
         nl.ModelCheckpoint,
         filename=FILENAME,
@@ -198,6 +199,7 @@ def _logger(out: str | Path, steps: int, label: str) -> run.Config:
         use_datetime_version=False,
         log_local_rank_0_only=True,
         ckpt=checkpoint,
+        tensorboard=tensorboard_logger(name=label),
     )
 
 
