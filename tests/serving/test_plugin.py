@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import pytest
 
 from nemo_elastic.errors import ElasticError
@@ -84,6 +85,28 @@ def test_what_does_not_go_with_a_family_ends_a_server_in_one_line(
     with pytest.raises(SystemExit) as ended:
         vllm.EngineArgs.from_cli_args([])
     assert ended.value.code == 2 and capsys.readouterr().err == "error: --grpc: no\n" and vllm.calls == []
+
+
+@pytest.mark.parametrize("by", ["ours", "vllms"])
+def test_flags_that_do_not_go_together_end_a_server_in_one_line(
+    vllm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    def refuse(number: int) -> int:
+        raise ValueError("above the window")
+
+    def prepare(args: Any) -> None:
+        if by == "ours":
+            raise ElasticError("above the window", "vLLM")
+        pydantic.TypeAdapter(Annotated[int, pydantic.AfterValidator(refuse)]).validate_python(7)
+
+    monkeypatch.setattr(arguments, "name_members", lambda args: object())
+    monkeypatch.setattr(plugin, "name_answers", lambda names: None)
+    monkeypatch.setattr(arguments, "prepare_engine", prepare)
+    with pytest.raises(SystemExit, match="2"):
+        vllm.EngineArgs.from_cli_args([]).create_engine_config()
+    assert capsys.readouterr().err == "error: vLLM: above the window\n"
+    with pytest.raises(ValueError, match="above the window"):  # an engine in Python
+        vllm.EngineArgs().create_engine_config()
 
 
 def test_an_engine_is_prepared_before_its_settings_are_made(
