@@ -70,8 +70,8 @@ def bad(field: str, value: object, allowed: str) -> ElasticError:
     Returns:
         The error, for the caller to raise (so that type checkers see the control flow).
     """
-    what = "missing" if value is None else f"{shown(value)} is not allowed"
-    return ElasticError(f"{what}; {allowed}", field)
+    fault = "missing" if value is None else f"{shown(value)} is not allowed"
+    return ElasticError(f"{fault}; {allowed}", field)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

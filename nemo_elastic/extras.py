@@ -38,7 +38,7 @@ EXTRAS = {
 }
 #: of these, what both hosts' extras bring: their environments are apart
 OF_BOTH = ("pyarrow", "transformers")
-#: extras that need other versions of the same packages, -> a package that only such an environment has
+#: extras that no environment has together -> a package that only this extra brings
 APART = {"nemo": "nemo", "bridge": "megatron.bridge", "vllm": "vllm"}
 
 
@@ -49,10 +49,9 @@ def missing(error: ModuleNotFoundError) -> str | None:
     if package not in EXTRAS:
         return None
     extra = "bridge" if package in OF_BOTH and has("megatron.bridge") else EXTRAS[package]
-    here = next((one for other, one in APART.items() if other != extra and has(one)), None)
-    if extra in APART and here is not None:
-        return f"{package} is not installed; in an environment without {here}, {installing(extra)} brings it"
-    return f"{package} is not installed; {installing(extra)} brings it"
+    others = (one for other, one in APART.items() if extra in APART and other != extra and has(one))
+    where = next((f"in an environment without {other}, " for other in others), "")
+    return f"{package} is not installed; {where}{installing(extra)} brings it"
 
 
 @cache

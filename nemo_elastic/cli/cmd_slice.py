@@ -86,7 +86,7 @@ def command(
     `nemo-elastic slice family/ --ratio 0.6 --format gguf --dtype q8_0 --out small.gguf`.
     """
     names = [name for given in member or [] for name in given.split(",")]
-    stored = None if dtype is None else dtype.value
+    precision = None if dtype is None else dtype.value
     sizes = {"--params": params, "--active-params": active_params, "--memory": memory, "--ratio": ratio}
     sizes |= {"--latency": latency}
     _check_ways(names, subnet, sizes)
@@ -98,14 +98,14 @@ def command(
         check_file(out, force, source, subnet)
     elif out is not None:
         check_output(out, force, source, subnet, kind=kind)
-    spec = serving_spec(stored or opened.precision or opened.dtype, batch=batch, length=context)
+    spec = serving_spec(precision or opened.precision or opened.dtype, batch=batch, length=context)
     shape, fit = None, None
     if subnet is not None:
         shape = read_subnet(subnet, opened.parent)
     elif not names:
         fit = largest_within(opened, read_limits(spec, sizes))
         shape = fit.subnet
-    how: dict[str, Any] = {"format": format, "dtype": stored, "pre": pre, "requantize": requantize}
+    how: dict[str, Any] = {"format": format, "dtype": precision, "pre": pre, "requantize": requantize}
     how |= {"force": force}
     written = None if dryrun else out
     with writing(f"writing {out}", quiet=json or dryrun) as progress:

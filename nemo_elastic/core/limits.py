@@ -20,14 +20,14 @@ from nemo_elastic.core.family import Parent
 from nemo_elastic.core.latency import DECODE, PHASES, REQUEST, LatencyTable
 from nemo_elastic.errors import bad
 from nemo_elastic.io.fields import Between, OneOf, Value, kept, value_of
-from nemo_elastic.io.values import UNITS, human_bytes, parse_count, parse_float, parse_size, three_digits
+from nemo_elastic.io.values import THOUSANDS, UNITS, human_bytes, parse_count, parse_float, parse_size, three_digits
 
 __all__ = [
     "LIMITS", "ActiveParametersLimit", "LatencyField", "LatencyLimit", "Limit", "MemoryField", "MemoryLimit",
     "ParametersLimit", "RatioLimit", "figure",
 ]  # fmt: skip
 
-_COUNT_PATTERN = "^([0-9]{1,3}(,[0-9]{3})+|[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?)$"
+_COUNT_PATTERN = f"^({THOUSANDS}|[0-9.]+([eE][+]?[0-9]+)?[KMBTkmbt]?)$"
 _COUNT = Value(
     lambda value, name: parse_count(name, value),
     lambda: {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": _COUNT_PATTERN}]},

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class Grid:
         if self.shape == self.kept:
             return t
         before, after = tuple(t.shape[:dim]), tuple(t.shape[dim + 1 :])
-        cut = t.reshape(before + self.shape + after)[(slice(None),) * dim + tuple(slice(k) for k in self.kept)]
+        cut = t.reshape(before + self.shape + after)[_window(dim, self.kept)]
         return cut.reshape((*before, self.kept_size, *after))
 
 
@@ -188,7 +189,7 @@ class Selection:
         if self.is_full:
             return t
         if self.is_prefix:
-            return t[(slice(None),) * dim + (slice(self.kept_size),)]
+            return t[_run(dim, 0, self.kept_size)]
         if dim == 0 and not _is_numpy(t):  # whole rows: the fastest gather that torch has
             if t.device not in self._rows:
                 import torch
@@ -200,8 +201,7 @@ class Selection:
         t = self.outer.take(t, dim)
         at = 0
         for part in self.parts:
-            piece = t[(slice(None),) * (dim + 1) + (slice(at, at + part.size),)]
-            cut.append(part.take(piece, dim + 1))
+            cut.append(part.take(t[_run(dim + 1, at, at + part.size)], dim + 1))
             at += part.size
         return _concatenate(cut, dim + 1).reshape((*shape[:dim], self.kept_size, *shape[dim + 1 :]))
 
@@ -221,16 +221,11 @@ class Selection:
     def _windows(self) -> list[Grid]:
         """The parts, neighbours joined that are one strided window: equal ones as of z and x, or whole ones."""
         joined: list[Grid] = []
-        for part in self.parts:
-            last = joined[-1] if joined else ONE
-            times = last.shape[0] if last.shape[1:] == part.shape and last.kept == (last.shape[0], *part.kept) else 0
-            if last.shape == last.kept and part.shape == part.kept and joined:
-                size = last.size + part.size
-                joined[-1] = Grid((size,), (size,))
-            elif times:
-                joined[-1] = Grid((times + 1, *part.shape), (times + 1, *part.kept))
-            else:
-                joined.append(Grid((1, *part.shape), (1, *part.kept)))
+        for whole, run in groupby(self.parts, key=lambda part: part.shape == part.kept or part):
+            parts = tuple(run)
+            count = sum(part.size for part in parts) if whole is True else len(parts)
+            each = Grid((count,), (count,))
+            joined.append(each if whole is True else each * parts[0])
         return joined
 
     def in_blocks(self, n: int) -> Selection | None:

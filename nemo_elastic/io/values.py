@@ -14,8 +14,8 @@ from nemo_elastic.errors import bad
 #: the largest whole number that is taken: others do not fit into 64 bits
 MOST = 2**63 - 1
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-#: a number with commas between thousands; a decimal comma is none of them
-_COMMAS = re.compile(r"\d{1,3}(,\d{3})+")
+#: a regular expression: a whole number with commas between thousands
+THOUSANDS = "[0-9]{1,3}(,[0-9]{3})+"
 _COUNTS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
@@ -61,7 +61,7 @@ def keep_plain(record: Any) -> None:
 
 
 def parse_float(text: str) -> float | str:
-    """A number, also in percent; text that is none as it is."""
+    """A number, also from text in percent; other text is returned as it is."""
     try:
         if text.endswith("%"):
             return float(text[:-1]) / 100
@@ -74,7 +74,7 @@ def parse_count(name: str, value: Any) -> float:
     """A number of parameters, also from text such as 6e9, 6B, 850M or 900,000; at least 1."""
     count = value
     if isinstance(value, str):
-        value = value.replace(",", "") if _COMMAS.fullmatch(value) else value
+        value = value.replace(",", "") if re.fullmatch(THOUSANDS, value) else value
         unit = _COUNTS.get(value[-1:].upper(), 1.0)
         try:
             count = float(value[:-1] if unit > 1 else value) * unit

@@ -27,7 +27,7 @@ WIDTH, NARROW = 9.0, 5.6
 LONGEST = 24
 #: members in one picture
 MOST = 24
-#: figure of a validation -> its name, and what its curves should do
+#: measure of a validation -> its name, and what its curves should do
 WORDS = {
     "losses": ("held-out loss", ""),
     "kl": (
@@ -101,11 +101,11 @@ def draw_members(run: Run) -> Drawing | None:
 
 def draw_training(run: Run) -> Drawing | None:
     """Divergence of every member from the parent over the tokens of each phase; its loss where that is unknown."""
-    figure_of = "kl" if any(x.get("kl") for p in run.phases for x in p.heldout) else "losses"
+    measure = "kl" if any(x.get("kl") for p in run.phases for x in p.heldout) else "losses"
     names = dict.fromkeys(n for n in (*run.names, *(n for p in run.phases for x in p.heldout for n in x["losses"])))
-    measured = [n for n in names if any(p.curve(n, figure_of) for p in run.phases)]
+    measured = [n for n in names if any(p.curve(n, measure) for p in run.phases)]
     names = measured[:MOST]
-    phases = [p for p in run.phases if any(p.curve(n, figure_of) for n in names)]
+    phases = [p for p in run.phases if any(p.curve(n, measure) for n in names)]
     phases = [p for p in phases if p.name != "parent"] or phases
     if not phases:
         return None
@@ -114,7 +114,7 @@ def draw_training(run: Run) -> Drawing | None:
     late: list[float] = []
     for axes, phase in zip(plots, phases, strict=True):
         for name in names:
-            if points := phase.curve(name, figure_of):
+            if points := phase.curve(name, measure):
                 place = run.place(name)
                 x, y = zip(*points, strict=True)
                 axes.plot(x, y, marker=marker(place), ms=5, color=colour(place), label=_short(name))
@@ -126,10 +126,10 @@ def draw_training(run: Run) -> Drawing | None:
         _mark_freeze(axes, run, phase)
     low = plots[0].get_ylim()[0]
     top = max(late) + 2 * (max(late) - min(late)) + TIE  # first losses may be far above all others
-    above = [y for p in phases for n in names for _, y in p.curve(n, figure_of) if y > top]
+    above = [y for p in phases for n in names for _, y in p.curve(n, measure) if y > top]
     if above:
         plots[0].set_ylim(low, top)
-    word, expected = WORDS[figure_of]
+    word, expected = WORDS[measure]
     plots[0].set_ylabel(f"{word}, nats per token")
     handles, labels = plots[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
@@ -137,7 +137,7 @@ def draw_training(run: Run) -> Drawing | None:
         figure,
         f"{word.capitalize()} during training",
         f"{len(above)} points lie above the picture, up to {max(above):.2f}." if above else "",
-        " ".join(filter(None, (expected, _rises(names, phases, figure_of), _left_out(len(measured))))),
+        " ".join(filter(None, (expected, _rises(names, phases, measure), _left_out(len(measured))))),
     )
 
 
@@ -156,12 +156,12 @@ def _left_out(count: int) -> str:
     return f"The picture shows {MOST} of {count} models." if count > MOST else ""
 
 
-def _rises(names: Sequence[str], phases: Sequence[Phase], figure_of: str) -> str:
+def _rises(names: Sequence[str], phases: Sequence[Phase], measure: str) -> str:
     """Members that end a phase above their first point."""
-    word = WORDS[figure_of][0]
+    word = WORDS[measure][0]
     out = []
     for phase in phases:
-        ends = {name: [y for _, y in phase.curve(name, figure_of)] for name in names}
+        ends = {name: [y for _, y in phase.curve(name, measure)] for name in names}
         worse = [f"{_short(n)} by {y[-1] - y[0]:.3f}" for n, y in ends.items() if y and y[-1] > y[0] + TIE]
         if worse:
             out.append(f"At the end of {phase.label} the {word} is higher than at its beginning: {', '.join(worse)}.")

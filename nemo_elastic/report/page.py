@@ -182,7 +182,8 @@ def _members(run: Run) -> Iterator[Section]:
             f"{SHARED:g} nats. Losses closer than {TIE:g} count as equal. Right answers have a 95 % interval; a guess "
             "always gives the most frequent answer of a task."
         )
-        words += [] if bigram is None else [f"A bigram model of the same tokens has a loss of {bigram:.3f}."]
+        if bigram is not None:
+            words.append(f"A bigram model of the same tokens has a loss of {bigram:.3f}.")
     if any(m["divergence"] is not None for m in rows):
         words.append("The divergence from the parent (KL) is that of the last validation, the end of its curve.")
     if worth and words:

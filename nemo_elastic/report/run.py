@@ -142,9 +142,9 @@ class Phase:
         """Tokens that the phase trained on."""
         return int(max((line["tokens"] for line in (*self.steps, *self.heldout)), default=0))
 
-    def curve(self, name: str, figure: str) -> list[tuple[int, float]]:
-        """Tokens and a figure of a model, `losses` or `kl`, at each validation."""
-        known = [(line["tokens"], _finite(line.get(figure, {}).get(name))) for line in self.heldout]
+    def curve(self, name: str, measure: str) -> list[tuple[int, float]]:
+        """Tokens and a measure of a model, `losses` or `kl`, at each validation."""
+        known = [(line["tokens"], _finite(line.get(measure, {}).get(name))) for line in self.heldout]
         return [(tokens, value) for tokens, value in known if value is not None]
 
 

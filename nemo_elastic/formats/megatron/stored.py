@@ -205,13 +205,13 @@ def elastic_family(
     if len(codes) != len(config.budgets):
         raise bad("elastic.budgets", len(config.budgets), f"as many as the checkpoint's {len(codes)} members")
     order = elastic.get("router.drop_order", elastic.get("drop_order"))
-    ranking = elastic.get("ranking")  # runs of before have none
+    digest = bytes(elastic["ranking"].tolist()) if "ranking" in elastic else b""  # earlier versions saved no digest
     return Family.of(
         shape,
         {b.name: decode(shape, row) for b, row in zip(config.budgets, codes.tolist(), strict=True)},
         axes=config.resolve_axes(shape),
         budgets=config.budgets,
-        ranking_digest=None if ranking is None or not ranking.any() else bytes(ranking.tolist()).hex(),
+        ranking_digest=digest.hex() if any(digest) else None,
         provenance=provenance,
         drop_order=None if order is None else order.reshape(-1).tolist(),
     )

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_elastic.errors import ElasticError
-from nemo_elastic.io.terminal import stdout_to
+from nemo_elastic.io.terminal import redirected, stdout_to
 
 __all__ = ["errors_alone", "import_quietly", "lines_to"]
 
@@ -57,31 +57,16 @@ def lines_to(file: Path) -> Iterator[None]:
 
 @contextmanager
 def import_quietly() -> Iterator[None]:
-    """While it lasts keep what this process prints, and print it only where an import fails for another reason than
-    the user's input.
+    """While it lasts, keep what this process prints, and print it only where an import fails.
 
-    The streams stay the same objects, so that handlers that an import makes write to the terminal afterwards.
+    An `ElasticError` is no failed import: its own line says all.
     """
-    screens = [os.dup(number) for number in (1, 2)]
     with tempfile.TemporaryFile() as kept:
-        failed = False
         try:
-            _lead((1, 2), (kept.fileno(), kept.fileno()))
-            yield
+            with redirected(kept, 1, 2):
+                yield
         except BaseException as error:
-            failed = not isinstance(error, ElasticError)
-            raise
-        finally:
-            _lead((1, 2), screens)
-            for screen in screens:
-                os.close(screen)
-            if failed:
+            if not isinstance(error, ElasticError):
                 kept.seek(0)
                 os.write(2, kept.read())
-
-
-def _lead(numbers: tuple[int, int], targets: tuple[int, int] | list[int]) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    for number, target in zip(numbers, targets, strict=True):
-        os.dup2(target, number)
+            raise

@@ -236,7 +236,7 @@ def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path, said: bool) 
     if said:
         assert NEMO.check_start(checkpoint, config, 1, resumed=True) == []
         return
-    with pytest.raises(ElasticError, match=f"^resume: {checkpoint} "):
+    with pytest.raises(ElasticError, match=f"^resume: {checkpoint} was written by an earlier version"):
         NEMO.check_start(checkpoint, config, 1, resumed=True)
 
 

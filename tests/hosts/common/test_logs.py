@@ -79,3 +79,14 @@ print("trains")
     shown = [line for line in ("no kernel", "from C") if line in done.stdout + done.stderr]
     assert shown == (["no kernel", "from C"] if fails else [])
     assert ("ImportError: no host" in done.stderr) is fails and (done.stdout == "trains\n") is not fails
+
+
+def test_a_refused_value_is_shown_without_what_an_import_printed(tmp_path: Path) -> None:
+    script = """
+from nemo_elastic.errors import bad
+with import_quietly():
+    print("no kernel")
+    raise bad("data", 1, "a folder")
+"""
+    done = run(script, tmp_path)
+    assert "no kernel" not in done.stdout + done.stderr and "data: 1 is not allowed" in done.stderr
