@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nemo_elastic.formats.megatron.stored import Stored
+from nemo_elastic.formats.megatron.stored import ELASTIC, Stored
 from nemo_elastic.hosts.common.checkpoints import NEMO
 from nemo_elastic.ranking import Ranking
 from tests.parallel.runs import PEAK
@@ -162,6 +162,9 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
         losses_apart.append(abs(a["loss"] - b["loss"]) / max(b["loss"], LEAST))
     held = [Stored(checkpoint(run)).read_all() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
+    for ranking, tensors in zip((ours, theirs), held, strict=True):  # the digest has the last bits of the basis
+        (name,) = (name for name in tensors if name.endswith(f"{ELASTIC}ranking"))
+        assert bytes(tensors.pop(name).tolist()).hex() == ranking.digest
     most = 0 if ours.basis is None else BASIS
     weights = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())
     return Deviation(score, largest(losses_apart), weights)

@@ -176,7 +176,9 @@ def run(place: Path, job: Job) -> dict[str, Any]:
             if job.kind != "parent":
                 held = module.host.core.state_dict()
                 facts["weights"] = digest(dict(module.host.core.named_parameters()))
-                facts["elastic"] = digest({k: v for k, v in held.items() if k.startswith("elastic.")})
+                family = {k: v for k, v in held.items() if k.startswith("elastic.")}
+                facts["ranking"] = bytes(family.pop("elastic.ranking").tolist()).hex()  # has the basis's last bits
+                facts["elastic"] = digest(family)
 
     task = fiddle.build(elastic(place, job))
     if job.kind != "rank":

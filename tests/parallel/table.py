@@ -64,7 +64,7 @@ def row(place: Path, layout: Layout) -> dict[str, Any]:
         # what is logged: NeMo gives the loss to the last pipeline stage and to the first of all ranks
         "loss": largest(abs(a - b) / abs(b) for a, b in zip(facts[0]["losses"], alone["losses"], strict=True)),
         "budgets": [r["budgets"] for r in facts] == layout.world * [facts[0]["budgets"]],
-        "replicas": len({r["elastic"] for r in facts}) == 1,
+        "replicas": len({(r["elastic"], r["ranking"]) for r in facts}) == 1,
         "weight": deviation(weights(out), weights(base)) / PEAK,
         "gradient": deviation(gradients(out), gradients(base), relative=True),
         "monitored": [r["monitored"] for r in facts] == layout.world * [alone["monitored"]] != [],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from nemo_elastic.ranking import Ranking
 from tests.parallel.compare import rankings_apart
 from tests.parallel.forks import measured
 from tests.parallel.runs import Job, Layout, do, prepare
@@ -72,6 +73,8 @@ def test_training_finds_its_members_itself_in_any_layout(place: Path, results: d
     one, two = (run["facts"][0] for run in results["straight"])
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-3)
     assert one["elastic"] == two["elastic"]
+    for n, facts in ((1, one), (2, two)):
+        assert facts["ranking"] == Ranking.load(place / f"straight-{n}" / "elastic" / "ranking").digest
 
 
 def test_pipeline_stages_are_refused_by_name(results: dict[str, Any]) -> None:
