@@ -75,6 +75,7 @@ def slower(recipe: Any) -> None:
     if ON_BRIDGE:
         optimizer.min_lr *= HALF
         optimizer.decoupled_lr, optimizer.decoupled_min_lr = DECOUPLED
+        recipe.logger.tensorboard_dir = None
 
 
 place = measured(measure)

@@ -33,6 +33,8 @@ BASIS = 1e-3
 AVERAGE = "optimizer.state.exp_avg.module."
 #: gradients below this share of the largest are rounding; the router's are compared among themselves, being smaller
 FLOOR = 1e-3
+#: the digest of the ranking in a checkpoint
+RANKING = f"{ELASTIC}ranking"
 
 
 def checkpoint(run: Path) -> Path:
@@ -60,9 +62,9 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """Weights, router and members."""
+    """Weights, router and members, without the ranking's digest: it has the last bits of the basis."""
     stored = Stored(checkpoint(run))
-    return {name: stored.read(name) for name in stored.sizes}
+    return {name: stored.read(name) for name in stored.sizes if name != RANKING}
 
 
 def gradients(run: Path) -> dict[str, torch.Tensor]:
@@ -163,8 +165,7 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     held = [Stored(checkpoint(run)).read_all() for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
     for ranking, tensors in zip((ours, theirs), held, strict=True):  # the digest has the last bits of the basis
-        (name,) = (name for name in tensors if name.endswith(f"{ELASTIC}ranking"))
-        assert bytes(tensors.pop(name).tolist()).hex() == ranking.digest
+        assert bytes(tensors.pop(RANKING).tolist()).hex() == ranking.digest
     most = 0 if ours.basis is None else BASIS
     weights = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())
     return Deviation(score, largest(losses_apart), weights)

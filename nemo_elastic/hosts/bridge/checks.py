@@ -114,6 +114,9 @@ class BridgeRecipe(Recipe):
             raise bad("recipe", "ElasticOverrides", "a stock recipe; this one is elastic already")
         for name in ("global_batch_size", "micro_batch_size"):
             integer(f"recipe.train.{name}", getattr(self.made.train, name), 1, "a number of sequences")
+        if self.get("optimizer.decoupled_lr") is not None and self.get("logger.tensorboard_dir") is not None:
+            allowed = "null with optimizer.decoupled_lr: Bridge's log of that rate ends in an error"
+            raise self.bad("logger.tensorboard_dir", allowed)
         if "/" in str(self.get("pattern")):
             raise self.bad("pattern", f"the layers before the /: {NOT_TRAINED}")
 

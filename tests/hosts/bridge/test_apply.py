@@ -203,6 +203,13 @@ def test_a_setting_of_experts_that_does_not_fit_is_named(
     assert message in refused(with_experts, BLOCK | EXPERT_BLOCK)
 
 
+def test_bridge_cannot_draw_a_decoupled_rate(recipe: Any) -> None:
+    recipe.optimizer.decoupled_lr, recipe.logger.tensorboard_dir = 1e-4, "/runs/events"
+    assert refused(recipe).startswith("recipe.logger.tensorboard_dir: '/runs/events' is not allowed; null")
+    recipe.logger.tensorboard_dir = None
+    apply_elastic(recipe, BLOCK, teacher="/parent", verbose=False)
+
+
 def parent_at(folder: Path, recipe: Any, rows: int = VOCAB) -> str:
     """A checkpoint of the recipe's model."""
     parent = parent_of(recipe.model, rows)
