@@ -162,10 +162,10 @@ def rankings_apart(actual: Path, wanted: Path) -> Deviation:
     for a, b in zip(one.get("trace", ()), other.get("trace", ()), strict=True):
         assert {**a, "loss": 0} == {**b, "loss": 0}
         losses_apart.append(abs(a["loss"] - b["loss"]) / max(b["loss"], LEAST))
-    held = [Stored(checkpoint(run)).read_all() for run in (actual, wanted)]
+    held = [weights(run) for run in (actual, wanted)]
     assert held[0].keys() == held[1].keys()
-    for ranking, tensors in zip((ours, theirs), held, strict=True):  # the digest has the last bits of the basis
-        assert bytes(tensors.pop(RANKING).tolist()).hex() == ranking.digest
+    for ranking, run in ((ours, actual), (theirs, wanted)):
+        assert bytes(Stored(checkpoint(run)).read(RANKING).tolist()).hex() == ranking.digest
     most = 0 if ours.basis is None else BASIS
-    weights = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())
-    return Deviation(score, largest(losses_apart), weights)
+    apart_by = sum(not torch.allclose(value, held[1][name], rtol=0, atol=most) for name, value in held[0].items())
+    return Deviation(score, largest(losses_apart), apart_by)
