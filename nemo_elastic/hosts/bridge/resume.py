@@ -157,10 +157,10 @@ def check_start(
             hint = f", such as {left}" if left is not None else ""
             raise bad("previous", previous, f"a folder with a checkpoint of Megatron-Bridge's{hint}")
         return None, 0
-    changed = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed is not None, steps)
+    lines = BRIDGE.check_start(start, config, 0 if rank_only else stage, resumed is not None, steps)
     if resumed is None and os.path.lexists(newest := start.parent / NEWEST_STATE):
         check_file(newest)  # by which Bridge finds it
-    report(changed, first)
+    report(lines, first)
     return start, BRIDGE.done_steps(start, stage, resumed=resumed is not None)
 
 

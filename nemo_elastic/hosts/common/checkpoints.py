@@ -150,24 +150,26 @@ class Checkpoints(ABC):
             steps: of the stage, where it trains.
 
         Returns:
-            A line for each setting that has another value from here on.
+            Where a resumed run starts, and a line for each setting that has another value from here on.
         """
         why = self.problem(start, weights=True)
         if why is not None:
             raise ElasticError(f"checkpoint: {start}: {why}; a training cannot start from it")
+        step = self.step(start)
+        lines = [f"from {start}" + (f", after step {step}" if step >= 0 else "")] if resumed else []
         context = None if config is None else read_context(start)
         if config is None or context is None:
-            return []
+            return lines
         before = context.elastic
         if before is None and stage <= 1 and not resumed:  # a parent as it was: this run ranks it
             return []
-        changes = check_same_family(before, config, start, stage, resumed)
+        lines += check_same_family(before, config, start, stage, resumed)
         if f"{ELASTIC}ranking" not in Stored(start).sizes:
             old = "was written by an earlier version, whose checkpoints have no digest of the ranking"
             raise ElasticError(f"resume: {start} {old}: cut members out of it, or give another log directory")
         if resumed and steps is not None and stage > 0:
-            changes += other_steps(self.steps_field, context.steps[1], steps, config, stage, self.step(start))
-        return changes
+            lines += other_steps(self.steps_field, context.steps[1], steps, config, stage, step)
+        return lines
 
     def done_steps(self, start: Path, stage: int, resumed: bool) -> int:
         """Optimizer steps of the stages before the one that starts from a checkpoint.

@@ -234,7 +234,8 @@ def test_a_run_of_an_earlier_version_is_not_resumed(tmp_path: Path, said: bool) 
     torch.save({}, checkpoint / "weights" / "common.pt")
     config = ElasticConfig.from_dict(block)
     if said:
-        assert NEMO.check_start(checkpoint, config, 1, resumed=True) == []
+        (line,) = NEMO.check_start(checkpoint, config, 1, resumed=True)
+        assert str(checkpoint) in line
         return
     with pytest.raises(ElasticError, match=f"^resume: {checkpoint} was written by an earlier version"):
         NEMO.check_start(checkpoint, config, 1, resumed=True)

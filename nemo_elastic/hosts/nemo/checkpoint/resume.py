@@ -85,10 +85,10 @@ class ElasticResume(nl.AutoResume):
         block = getattr(model, "elastic_config", None)
         stage = 1 if block is None else model.stage
         steps = None if block is None else model.family.steps
-        changed = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path), steps=steps)
+        lines = NEMO.check_start(start, block, stage, resumed=bool(trainer.ckpt_path), steps=steps)
         if block is not None:
             model.start, model.done_steps = start, NEMO.done_steps(start, stage, bool(trainer.ckpt_path))
-        report(changed, is_global_rank_zero())
+        report(lines, is_global_rank_zero())
 
 
 def folder_of(path: str | Path) -> Path:
