@@ -37,7 +37,7 @@ from .autobridge import register_layers
 from .callbacks import ElasticCallback
 from .checks import PLACEHOLDER, BridgeRecipe
 from .optim import ElasticOverrides, own_groups
-from .platform import bridge_on_this_machine
+from .platform import bridge_on_this_machine, lines_to_logs
 from .resume import check_start, use_our_manager
 from .step import ElasticStep
 
@@ -124,6 +124,11 @@ class ElasticRun:
             raise SystemExit(code) from None
         finally:
             ctrl_c.stop()
+
+    def pretrain_to_logs(self, stopped: int = STOPPED) -> None:
+        """`pretrain` for commands: Bridge's own lines go to log files beside the run's metrics."""
+        with lines_to_logs(self.family_callback.file.parent):
+            self.pretrain(stopped)
 
 
 def apply_elastic(

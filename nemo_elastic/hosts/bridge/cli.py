@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nemo_elastic.errors import ElasticError, bad, did_you_mean, exit_in_one_line
-from nemo_elastic.hosts.common.logs import import_quietly, lines_to
+from nemo_elastic.hosts.common.logs import import_quietly
 from nemo_elastic.hosts.common.run_file import RunFile, value_of
 
 __all__ = ["find_stock", "main", "override"]
@@ -77,20 +77,14 @@ def main(argv: Sequence[str], factory: str | None, yaml: str | None, dryrun: boo
             from megatron.bridge.utils.common_utils import get_rank_safe
 
             from .apply import apply_elastic
-
-            rank = get_rank_safe()
         for field, value in [*_flat(file.recipe), *rest]:
             override(config, field, value)
         run = file.apply(config, apply_elastic)
         if dryrun:
-            if rank == 0:
+            if get_rank_safe() == 0:
                 print("nothing was started", flush=True)
             return
-        folder = run.family_callback.file.parent
-        if rank == 0:
-            print(f"Megatron-Bridge's own lines go to {folder}, into bridge_log_rank-*.txt", flush=True)
-        with lines_to(folder / f"bridge_log_rank-{rank}.txt"):
-            run.pretrain()
+        run.pretrain_to_logs()
 
 
 def _arguments(recipe: Callable[..., Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[tuple[str, Any]]]:

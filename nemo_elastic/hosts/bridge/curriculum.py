@@ -17,6 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
@@ -249,14 +250,14 @@ def run_job(
         from megatron.bridge.training.gpt_step import forward_step
         from megatron.bridge.training.pretrain import pretrain
 
-        from .platform import bridge_on_this_machine
+        from .platform import bridge_on_this_machine, lines_to_logs
 
         config = recipe.parent_recipe(curriculum)
-        with bridge_on_this_machine(config):
+        with bridge_on_this_machine(config), lines_to_logs(Path(curriculum.folder(job))):
             pretrain(config, forward_step)
     else:
         built = recipe.build(job, curriculum)
-        (built if watch is None else recipe.watched(built, *watch)).pretrain(stopped)
+        (built if watch is None else recipe.watched(built, *watch)).pretrain_to_logs(stopped)
 
 
 def plain(family: BridgeFamily) -> dict[str, Any]:

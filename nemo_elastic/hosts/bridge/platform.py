@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.bridge.training import initialize, setup
+from megatron.bridge.utils.common_utils import get_rank_safe
 from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
+from nemo_elastic.hosts.common.logs import lines_to
 from nemo_elastic.megatron.cpu import cuda_as_cpu, group_step_adam
 
 
@@ -50,3 +53,13 @@ def bridge_on_this_machine(config: Any) -> Iterator[None]:
             yield
     finally:
         setup.initialize_megatron, initialize.compile_helpers = saved
+
+
+@contextlib.contextmanager
+def lines_to_logs(folder: Path) -> Iterator[None]:
+    """Keeps what Bridge prints and logs while the body, a training, runs in a file of each rank in `folder`."""
+    rank = get_rank_safe()
+    if rank == 0:
+        print(f"Megatron-Bridge's own lines go to {folder}, into bridge_log_rank-*.txt", flush=True)
+    with lines_to(folder / f"bridge_log_rank-{rank}.txt"):
+        yield

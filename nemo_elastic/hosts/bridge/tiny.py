@@ -36,7 +36,7 @@ from nemo_elastic.megatron.spec import elastic_stack_spec
 from nemo_elastic.slicing.family_folder import slice_family
 
 from .curriculum import BridgeFamily
-from .platform import bridge_on_this_machine
+from .platform import bridge_on_this_machine, lines_to_logs
 
 #: what both tiny models have
 _BODY: Mapping[str, Any] = {
@@ -217,12 +217,12 @@ def train_tiny(
 
     data, plan = tiny.tiny_data(dir, data), tiny.TINY
     parent = tiny_config(data, Path(dir, "parent"), steps=steps(tiny.PARENT_STEPS), warmup_steps=5, sizes=sizes)
-    with bridge_on_this_machine(parent):
+    with bridge_on_this_machine(parent), lines_to_logs(Path(dir, "parent")):
         pretrain(parent, forward_step)
     first, second = (replace(stage, max_steps=steps(stage.max_steps)) for stage in plan.stages)
     plan = replace(plan, stage1=first, stage2=second, warmup_steps=min(plan.warmup_steps, first.max_steps - 1))
     family = TinyFamily("tiny", tiny_config, "", block, sizes=sizes)
     run = CurriculumRun(str(parent.checkpoint.save), [data], dir, family.config, curriculum=plan)
     for job in run.jobs[:-1]:
-        family.build(job, run).pretrain()
+        family.build(job, run).pretrain_to_logs()
     slice_family(**family.slice_arguments(run))

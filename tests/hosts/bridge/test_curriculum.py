@@ -65,7 +65,7 @@ def test_a_process_builds_the_job_that_was_described(
     family = recipe_of("12b")
     wanted = family.build_all(family.run_of("/checkpoints/12b", data, "/runs/12b"))
     built: list[tuple[Any, int]] = []
-    monkeypatch.setattr(ElasticRun, "pretrain", lambda run, stopped=STOPPED: built.append((run, stopped)))
+    monkeypatch.setattr(ElasticRun, "pretrain_to_logs", lambda run, stopped=STOPPED: built.append((run, stopped)))
     report = tasks(tmp_path / "dry")
     for name, run in wanted.items():
         fiddle.build(report[name])()
@@ -92,7 +92,7 @@ def test_a_process_has_all_of_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
     run = replace(run, layouts=layouts, save_every=7, validations=3, workers=0, cuda=False, shape=family.parent)
     assert CurriculumRun.from_dict(json.loads(json.dumps(run.to_dict()))) == run
     built: list[Any] = []
-    monkeypatch.setattr(ElasticRun, "pretrain", lambda job, _: built.append(job.config))
+    monkeypatch.setattr(ElasticRun, "pretrain_to_logs", lambda job, _: built.append(job.config))
     jobs = family.described(run)
     for name, tensor in (("rank", 1), ("stage1", 4), ("stage2", 8)):
         fiddle.build(jobs[name].task)()

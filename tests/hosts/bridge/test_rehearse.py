@@ -41,7 +41,7 @@ def test_a_process_builds_the_job_that_was_compared(rehearsal: Any, monkeypatch:
     from nemo_elastic.rehearsal.short import parent_run
 
     built: list[Any] = []
-    monkeypatch.setattr(ElasticRun, "pretrain", lambda job, _: built.append(job))
+    monkeypatch.setattr(ElasticRun, "pretrain_to_logs", lambda job, _: built.append(job))
     monkeypatch.setattr("megatron.bridge.training.pretrain.pretrain", lambda config, _: built.append(config))
     family, scaled = rehearsal.family, rehearsal.scaled
     _, wanted = run.rehearsal_jobs(family, scaled, rehearsal.short)
