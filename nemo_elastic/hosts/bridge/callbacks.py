@@ -104,10 +104,13 @@ class ElasticCallback(Callback):
 
     def on_eval_end(self, context: Any) -> None:
         """Bridge's iterator starts at the first sample of the data again where the run goes on after a stop."""
-        measured = self.step.loop.validation_ended()
-        context.state.train_state.consumed_valid_samples = 0
-        draw(context.state, measured.logged(), self.step.host.step)
-        self._metrics.heldout(self.step.host.step, {"losses": measured.losses, "kl": measured.kl})
+        measured, step = self.step.loop.validation_ended(), self.step.host.step
+        progress = context.state.train_state
+        progress.consumed_valid_samples = 0
+        if step == context.state.cfg.train.train_iters:
+            progress.do_valid = False  # Bridge would validate the last step again at the end of the run
+        draw(context.state, measured.logged(), step)
+        self._metrics.heldout(step, {"losses": measured.losses, "kl": measured.kl})
 
     # ------------------------------------------------------------------ helpers
 

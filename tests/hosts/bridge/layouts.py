@@ -86,7 +86,7 @@ def measure(place: Path, parts: Collection[str]) -> dict[str, Any]:
     }  # fmt: skip
     first = [
         *(stage(name, Layout(), ends=CLEAR, **how) for name, how in scripts.items()),
-        stage("whole", SEARCHED, steps=4),
+        stage("whole", SEARCHED, steps=4, stock=validated_twice),
         stage("whole-half", HALF, steps=4),
         going_on("whole-soft", SOFT, kept=1),
         *(going_on(killed, layout, until=3) for _, killed, layout in KILLED),
@@ -163,6 +163,11 @@ def export(place: Path, world: int, run: str = "whole", before: Callable[[], Non
     if torch.distributed.get_rank() == 0:
         save_file({name: tensor.contiguous() for name, tensor in exported.items()}, out)
     torch.distributed.barrier()
+
+
+def validated_twice(container: Any) -> None:
+    """In the middle of four steps, and at the end."""
+    container.validation.eval_interval = 2
 
 
 def small_vocabulary(container: Any) -> None:

@@ -123,11 +123,13 @@ def test_a_second_stage_goes_on_in_another_layout(place: Path) -> None:
     assert first["lr"] < PEAK and last["lr"] < first["lr"]  # the schedule goes on, too
 
 
-def test_every_member_is_validated_each_time_on_the_same_data(place: Path) -> None:
-    first, again = lines(place / "whole", "heldout")  # at the last step, and at the end of the run
-    assert list(first["losses"]) == ["full", "large", "small"] and first["kl"].keys() == first["losses"].keys()
-    assert first["losses"] == again["losses"]
-    assert len(set(first["losses"].values())) == 3
+def test_every_member_is_validated_each_time_on_the_same_data_and_once_at_the_end(place: Path) -> None:
+    middle, last = lines(place / "whole", "heldout")
+    (alone,) = lines(place / "cut-short", "heldout")
+    assert (middle["step"], last["step"], alone["step"]) == (2, 4, 4)
+    assert list(last["losses"]) == ["full", "large", "small"] and last["kl"].keys() == last["losses"].keys()
+    assert last["losses"] == alone["losses"] != middle["losses"]
+    assert len(set(last["losses"].values())) == 3
 
 
 def test_a_stock_run_starts_from_what_convert_writes(place: Path, results: dict[str, Any]) -> None:
